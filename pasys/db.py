@@ -1,0 +1,232 @@
+"""PostgreSQL: one Database a process, one Unit of work a transaction, and the reader of named queries.
+
+Two facts shape this file:
+  * Hot SQL lives in service/*.sql and goes to the driver untouched, so `::type` casts and JSON literals mean what they
+    mean in psql (sqlalchemy.text() would rewrite them). Ordinary queries are SQLAlchemy Core over pasys.schema.
+  * An event becomes visible exactly when the rows it speaks of do: Unit.emit writes it to the outbox in the same
+    transaction.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from psycopg import errors as pg_errors
+from psycopg.rows import namedtuple_row
+from sqlalchemy import Executable
+from sqlalchemy.exc import DBAPIError, InterfaceError
+from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+
+from pasys import ids
+from pasys.config import Settings
+from pasys.errors import DatabaseUnavailable, DiskFull, SchemaOutdated
+from pasys.events import Event, encode
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import RowMapping
+
+OUTBOX_CHANNEL = "pasys_outbox"
+_BLOCK = re.compile(r"^-- :(\w+)[ \t]*(.*)\n((?:--.*\n)*)", re.MULTILINE)
+_ANNOUNCE = """
+with announced as (
+    insert into event (id, subject, asset, entity_id, correlation_id, body, at)
+    select * from unnest(%(ids)s::text[], %(subjects)s::text[], %(assets)s::text[], %(entities)s::text[],
+                         %(correlations)s::text[], %(bodies)s::bytea[], %(times)s::timestamptz[])
+    returning id)
+insert into outbox (event_id) select id from announced
+"""
+
+
+@cache
+def queries(noun: str) -> dict[str, str]:
+    """The named queries of service/<noun>.sql, by name."""
+    text = (resources.files("pasys.service") / f"{noun}.sql").read_text(encoding="utf-8")
+    parts = _BLOCK.split(text)[1:]
+    return {name: sql.strip() for name, _, _, sql in zip(*[iter(parts)] * 4, strict=True)}
+
+
+@dataclass(frozen=True, slots=True)
+class Announcement:
+    """An event as it stands in the outbox: what the relay publishes."""
+
+    event_id: str
+    subject: str
+    body: bytes
+
+
+class Unit:
+    """One transaction: everything in it happens, or nothing does.
+
+    `now` is the unit's time, `actor` who is answerable for it, and `causes` which event made each story go on.
+    """
+
+    def __init__(
+        self,
+        connection: AsyncConnection,
+        driver: psycopg.AsyncConnection[Any],
+        *,
+        settings: Settings,
+        now: datetime,
+        actor: str,
+        causes: Mapping[str, str] | None = None,
+    ) -> None:
+        self._connection = connection
+        self._driver = driver
+        self.settings = settings
+        self.now = now
+        self.actor = actor
+        self.causes = dict(causes or {})
+        self._emitted: list[Event] = []
+        self.announcements: list[Announcement] = []
+
+    @property
+    def driver(self) -> psycopg.AsyncConnection[Any]:
+        """The psycopg connection under this transaction, for COPY and array functions."""
+        return self._driver
+
+    async def execute(self, statement: Executable, values: Any = None) -> Sequence[RowMapping]:
+        """Run a Core statement; its rows, or nothing where it returns none."""
+        result = await self._connection.execute(statement, values)
+        return result.mappings().all() if result.returns_rows else []
+
+    async def one(self, statement: Executable, values: Any = None) -> RowMapping | None:
+        """The row of a Core statement that answers with at most one."""
+        rows = await self.execute(statement, values)
+        assert len(rows) <= 1, "asked for one row"
+        return rows[0] if rows else None
+
+    async def rows(self, sql: str, **values: Any) -> list[Any]:
+        """Run SQL as it is written; named tuples."""
+        async with self._driver.cursor(row_factory=namedtuple_row) as cursor:
+            await cursor.execute(sql, values or None)
+            return await cursor.fetchall() if cursor.description else []
+
+    async def row(self, sql: str, **values: Any) -> Any | None:
+        """The named tuple of SQL that answers with at most one."""
+        rows = await self.rows(sql, **values)
+        assert len(rows) <= 1, "asked for one row"
+        return rows[0] if rows else None
+
+    async def value(self, sql: str, **values: Any) -> Any:
+        """The single value of SQL that answers with one row of one column; None for no row."""
+        row = await self.row(sql, **values)
+        return None if row is None else row[0]
+
+    def emit(self, *events: Event) -> None:
+        """Announce facts, if and when this unit commits."""
+        self._emitted += events
+
+    def cause_of(self, correlation_id: str) -> str | None:
+        """The event that is being handled for this story, if any."""
+        return self.causes.get(correlation_id)
+
+    async def write_outbox(self, *, notify: bool) -> None:
+        """Write what was emitted. Called once, as the last statement before the commit."""
+        if not self._emitted:
+            return
+        columns: dict[str, list[Any]] = {name: [] for name in ("ids", "subjects", "assets", "entities", "correlations")}
+        bodies: list[bytes] = []
+        for event in self._emitted:
+            event_id, correlation_id = ids.new("evt"), correlation_of(event)
+            body = encode(
+                event,
+                id=event_id,
+                time=self.now,
+                correlation_id=correlation_id,
+                causation_id=self.causes.get(correlation_id),
+                actor=self.actor,
+            )
+            row = (event_id, event.subject, event.asset, event.entity_id, correlation_id)
+            for column, value in zip(columns.values(), row, strict=True):
+                column.append(value)
+            bodies.append(body)
+            self.announcements.append(Announcement(event_id, f"{event.subject}.{event.asset}", body))
+        await self.rows(_ANNOUNCE, **columns, bodies=bodies, times=[self.now] * len(bodies))
+        if notify:
+            await self.rows("select pg_notify(%(channel)s, '')", channel=OUTBOX_CHANNEL)
+
+
+def correlation_of(event: Event) -> str:
+    """The entity that an event's story is about: its transaction or run, else the event's own entity."""
+    return getattr(event, "transaction_id", None) or getattr(event, "run_id", None) or event.entity_id
+
+
+class Database:
+    """A pool of connections to one PostgreSQL. Errors of the server become errors of pasys here, and only here."""
+
+    def __init__(self, settings: Settings, *, connections_max: int = 4) -> None:
+        self.settings = settings
+        self.url = settings.require("database_url")
+        self._engine = create_async_engine(
+            self.url.replace("postgresql://", "postgresql+psycopg://", 1),
+            pool_size=connections_max,
+            max_overflow=0,
+            pool_timeout=60,
+            pool_pre_ping=False,
+            connect_args={"prepare_threshold": 3, "connect_timeout": 10, "application_name": "pasys"},
+        )
+
+    async def close(self) -> None:
+        await self._engine.dispose()
+
+    @asynccontextmanager
+    async def unit(
+        self,
+        *,
+        actor: str | None = None,
+        causes: Mapping[str, str] | None = None,
+        now: datetime | None = None,
+        notify: bool = True,
+    ) -> AsyncIterator[Unit]:
+        """Open a Unit; commit when the block ends, roll back when it raises.
+
+        `notify` wakes a relay when the commit announces something; a worker relays its own announcements and need not.
+        """
+        with database_errors(self.settings):
+            async with self._engine.begin() as connection:
+                raw = await connection.get_raw_connection()
+                driver = raw.driver_connection
+                assert isinstance(driver, psycopg.AsyncConnection)
+                unit = Unit(
+                    connection,
+                    driver,
+                    settings=self.settings,
+                    now=now or datetime.now(UTC),
+                    actor=actor or self.settings.who,
+                    causes=causes,
+                )
+                yield unit
+                await unit.write_outbox(notify=notify)
+
+
+class database_errors:
+    """Turns what a driver raises about the server's health into the family that retries."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        found = error.orig if isinstance(error, DBAPIError) else error
+        if isinstance(found, pg_errors.DiskFull):
+            raise DiskFull(path=f"PostgreSQL ({self.settings.home})", free="0 B") from error
+        if isinstance(found, pg_errors.UndefinedTable):
+            raise SchemaOutdated(found="an older revision, or none", wanted="its own revision") from error
+        if isinstance(found, psycopg.OperationalError | psycopg.InterfaceError) or isinstance(error, InterfaceError):
+            reason = " ".join(str(found).split())[:300] or type(found).__name__
+            raise DatabaseUnavailable(reason=reason) from error
+
+
+def chunks(items: Sequence[Any], size: int) -> Iterable[Sequence[Any]]:
+    """Consecutive slices of at most `size` items."""
+    return (items[start : start + size] for start in range(0, len(items), size))

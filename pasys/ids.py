@@ -1,0 +1,60 @@
+"""Typed, time-ordered ids: a prefix that says what it is, then 26 characters that sort by time.
+
+The body of an id is a UUIDv7 (RFC 9562: 48 bits of Unix milliseconds, then random) in Crockford's base 32, lower case,
+so ids sort as text in the order in which they were made. Accounts are the exception: the ledger's arrays want a
+64-bit integer, so an account's number is 43 bits of milliseconds and 20 random bits, shown as 13 characters.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from uuid import UUID
+
+_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+_VALUE = {character: value for value, character in enumerate(_ALPHABET)}
+_PAIRS = [a + b for a in _ALPHABET for b in _ALPHABET]
+_ACCOUNT_EPOCH_MS = 1_577_836_800_000  # 2020-01-01: leaves 278 years in 43 bits
+
+
+def _base32(number: int, length: int) -> str:
+    parts = []
+    for _ in range(length // 2):
+        parts.append(_PAIRS[number & 1023])
+        number >>= 10
+    head = _ALPHABET[number & 31] if length % 2 else ""
+    return head + "".join(reversed(parts))
+
+
+def uuid7(now_ms: int | None = None) -> UUID:
+    """A time-ordered UUID (version 7), from the given milliseconds or from the clock."""
+    millis = time.time_ns() // 1_000_000 if now_ms is None else now_ms
+    tail = int.from_bytes(os.urandom(10), "big")
+    return UUID(int=(millis << 80) | 0x7 << 76 | (tail >> 68 & 0xFFF) << 64 | 0b10 << 62 | tail & (1 << 62) - 1)
+
+
+def new(prefix: str) -> str:
+    """A new id of a kind: new("tx") -> "tx_06f2…"."""
+    return f"{prefix}_{_base32(uuid7().int, 26)}"
+
+
+def new_account_number() -> int:
+    """A new account number: positive, fits a signed 64-bit integer, sorts by time."""
+    millis = time.time_ns() // 1_000_000 - _ACCOUNT_EPOCH_MS
+    return millis << 20 | int.from_bytes(os.urandom(3), "big") & 0xFFFFF
+
+
+def account_id(number: int) -> str:
+    """The public form of an account number: acc_ and 13 characters."""
+    return f"acc_{_base32(number, 13)}"
+
+
+def account_number(public_id: str) -> int | None:
+    """The account number behind acc_…, or None when the text is no account id."""
+    body = public_id.removeprefix("acc_")
+    if len(body) != 13 or body == public_id or any(character not in _VALUE for character in body):
+        return None
+    number = 0
+    for character in body:
+        number = number << 5 | _VALUE[character]
+    return number if number < 1 << 63 else None

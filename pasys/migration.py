@@ -1,0 +1,96 @@
+"""The database's schema is brought up to the declared one, forward only, by one process at a time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psycopg
+
+from pasys.config import Settings
+from pasys.errors import DatabaseUnavailable, SchemaOutdated
+
+if TYPE_CHECKING:
+    from alembic.config import Config
+
+HEAD = "0001"  # asserted against migrations/versions by a test: the quick check must not import Alembic
+
+
+@dataclass(frozen=True, slots=True)
+class Revision:
+    revision: str
+    title: str
+    applied: bool
+
+
+def _driver_url(settings: Settings) -> str:
+    return settings.require("database_url").replace("postgresql+psycopg://", "postgresql://", 1)
+
+
+def current(settings: Settings) -> str | None:
+    """The database's revision, or None for an empty one. Raises DatabaseUnavailable."""
+    try:
+        with psycopg.connect(_driver_url(settings), connect_timeout=10, autocommit=True) as connection:
+            found = connection.execute("select to_regclass('alembic_version')").fetchone()
+            if found is None or found[0] is None:
+                return None
+            row = connection.execute("select version_num from alembic_version").fetchone()
+            return row[0] if row else None
+    except psycopg.OperationalError as error:
+        raise DatabaseUnavailable(reason=" ".join(str(error).split())[:300]) from None
+
+
+def check(settings: Settings) -> None:
+    """Raises SchemaOutdated where the database is not at this version's revision."""
+    found = current(settings)
+    if found != HEAD:
+        raise SchemaOutdated(found=found or "nothing", wanted=HEAD)
+
+
+def upgrade(settings: Settings) -> list[str]:
+    """Apply what is missing; the revisions that were applied."""
+    before = current(settings)
+    if before == HEAD:
+        return []
+    from alembic import command
+    from sqlalchemy.exc import OperationalError
+
+    try:
+        command.upgrade(_alembic(settings), "head")
+    except OperationalError as error:
+        raise DatabaseUnavailable(reason=" ".join(str(error.orig).split())[:300]) from None
+    return [row.revision for row in status(settings) if before is None or row.revision > before]
+
+
+def status(settings: Settings) -> list[Revision]:
+    """Every revision, oldest first, and whether the database has it."""
+    from alembic.script import ScriptDirectory
+
+    found = current(settings) or ""
+    revisions = sorted(ScriptDirectory.from_config(_alembic(settings)).walk_revisions(), key=lambda s: s.revision)
+    return [Revision(script.revision, script.doc, script.revision <= found) for script in revisions]
+
+
+def plan(settings: Settings) -> list[tuple[Revision, str]]:
+    """The revisions that are missing, with the SQL that each would run."""
+    missing = [revision for revision in status(settings) if not revision.applied]
+    folder = _folder() / "versions"
+    texts = {revision: next(folder.glob(f"{revision.revision}_*.sql")).read_text("utf-8") for revision in missing}
+    return list(texts.items())
+
+
+def _folder() -> Path:
+    import migrations
+
+    return Path(migrations.__path__[0])
+
+
+def _alembic(settings: Settings) -> Config:
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(_folder()).replace("%", "%%"))
+    url = _driver_url(settings).replace("postgresql://", "postgresql+psycopg://", 1)
+    config.set_main_option("sqlalchemy.url", url.replace("%", "%%"))
+    return config

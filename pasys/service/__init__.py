@@ -1,0 +1,1 @@
+"""VERBS. Load, decide, write, announce. The only layer that runs SQL."""
