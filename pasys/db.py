@@ -12,8 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any
@@ -28,7 +27,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from pasys import ids
 from pasys.config import Settings
 from pasys.errors import DatabaseUnavailable, DiskFull, SchemaOutdated
-from pasys.events import Event, encode
+from pasys.events import Announcement, Event, encode
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import RowMapping
@@ -41,8 +40,9 @@ with announced as (
     select * from unnest(%(ids)s::text[], %(subjects)s::text[], %(assets)s::text[], %(entities)s::text[],
                          %(correlations)s::text[], %(bodies)s::bytea[], %(times)s::timestamptz[])
     returning id)
-insert into outbox (event_id) select id from announced
+insert into outbox (event_id, claimed_until) select id, %(claimed_until)s from announced
 """
+CLAIM_S = 2.0  # how long a worker's own announcements are left to it before any relay takes them
 
 
 @cache
@@ -51,15 +51,6 @@ def queries(noun: str) -> dict[str, str]:
     text = (resources.files("pasys.service") / f"{noun}.sql").read_text(encoding="utf-8")
     parts = _BLOCK.split(text)[1:]
     return {name: sql.strip() for name, _, _, sql in zip(*[iter(parts)] * 4, strict=True)}
-
-
-@dataclass(frozen=True, slots=True)
-class Announcement:
-    """An event as it stands in the outbox: what the relay publishes."""
-
-    event_id: str
-    subject: str
-    body: bytes
 
 
 class Unit:
@@ -106,7 +97,7 @@ class Unit:
     async def rows(self, sql: str, **values: Any) -> list[Any]:
         """Run SQL as it is written; named tuples."""
         async with self._driver.cursor(row_factory=namedtuple_row) as cursor:
-            await cursor.execute(sql, values or None)
+            await cursor.execute(sql.encode(), values or None)
             return await cursor.fetchall() if cursor.description else []
 
     async def row(self, sql: str, **values: Any) -> Any | None:
@@ -128,7 +119,7 @@ class Unit:
         """The event that is being handled for this story, if any."""
         return self.causes.get(correlation_id)
 
-    async def write_outbox(self, *, notify: bool) -> None:
+    async def write_outbox(self, *, relayed: bool) -> None:
         """Write what was emitted. Called once, as the last statement before the commit."""
         if not self._emitted:
             return
@@ -149,8 +140,10 @@ class Unit:
                 column.append(value)
             bodies.append(body)
             self.announcements.append(Announcement(event_id, f"{event.subject}.{event.asset}", body))
-        await self.rows(_ANNOUNCE, **columns, bodies=bodies, times=[self.now] * len(bodies))
-        if notify:
+        claimed_until = datetime.now(UTC) + timedelta(seconds=CLAIM_S) if relayed else None
+        times = [self.now] * len(bodies)
+        await self.rows(_ANNOUNCE, **columns, bodies=bodies, times=times, claimed_until=claimed_until)
+        if not relayed:
             await self.rows("select pg_notify(%(channel)s, '')", channel=OUTBOX_CHANNEL)
 
 
@@ -184,11 +177,11 @@ class Database:
         actor: str | None = None,
         causes: Mapping[str, str] | None = None,
         now: datetime | None = None,
-        notify: bool = True,
+        relayed: bool = False,
     ) -> AsyncIterator[Unit]:
         """Open a Unit; commit when the block ends, roll back when it raises.
 
-        `notify` wakes a relay when the commit announces something; a worker relays its own announcements and need not.
+        `relayed` promises that the caller publishes unit.announcements itself; else the commit wakes a relay.
         """
         with database_errors(self.settings):
             async with self._engine.begin() as connection:
@@ -204,7 +197,7 @@ class Database:
                     causes=causes,
                 )
                 yield unit
-                await unit.write_outbox(notify=notify)
+                await unit.write_outbox(relayed=relayed)
 
 
 class database_errors:

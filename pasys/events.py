@@ -65,6 +65,14 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True):
     data: msgspec.Raw
 
 
+class Announcement(msgspec.Struct, frozen=True):
+    """An event as it stands in the outbox and goes on the wire: its subject has the asset at the end."""
+
+    event_id: str
+    subject: str
+    body: bytes
+
+
 _encoder = msgspec.json.Encoder()
 _envelopes = msgspec.json.Decoder(Envelope)
 _decoders: dict[str, msgspec.json.Decoder[Any]] = {}
@@ -117,7 +125,7 @@ def decode(body: bytes, *, subject: str = "?") -> tuple[Envelope, Event]:
 
 
 @fact("account.opened", about="account_id", final=True)
-class AccountOpened(Event):
+class AccountOpened(Event, frozen=True, kw_only=True):
     """The account exists and can be paid into."""
 
     account_id: str
@@ -126,7 +134,7 @@ class AccountOpened(Event):
 
 
 @fact("account.changed", about="account_id", final=True)
-class AccountChanged(Event):
+class AccountChanged(Event, frozen=True, kw_only=True):
     """The account's status is now this one, for every new transfer."""
 
     account_id: str
@@ -138,7 +146,7 @@ class AccountChanged(Event):
 
 
 @fact("transaction.created", about="transaction_id")
-class TransactionCreated(Event):
+class TransactionCreated(Event, frozen=True, kw_only=True):
     """The money is held, and the transaction waits for its verdict. Announced for PSP rails only: a book transfer is
     final when it is created, and announces only that it succeeded."""
 
@@ -152,7 +160,7 @@ class TransactionCreated(Event):
 
 
 @fact("transaction.succeeded", about="transaction_id", final=True)
-class TransactionSucceeded(Event):
+class TransactionSucceeded(Event, frozen=True, kw_only=True):
     """Posted on both sides."""
 
     transaction_id: str
@@ -163,7 +171,7 @@ class TransactionSucceeded(Event):
 
 
 @fact("transaction.failed", about="transaction_id", final=True)
-class TransactionFailed(Event):
+class TransactionFailed(Event, frozen=True, kw_only=True):
     """The hold is released; nobody was charged."""
 
     transaction_id: str
@@ -171,14 +179,14 @@ class TransactionFailed(Event):
 
 
 @fact("transaction.cancelled", about="transaction_id", final=True)
-class TransactionCancelled(Event):
+class TransactionCancelled(Event, frozen=True, kw_only=True):
     """Withdrawn before anything was captured; the hold is released."""
 
     transaction_id: str
 
 
 @fact("transaction.flagged", about="transaction_id", final=True)
-class TransactionFlagged(Event):
+class TransactionFlagged(Event, frozen=True, kw_only=True):
     """Blocked as fraud: the hold is released, or what was captured is on its way back."""
 
     transaction_id: str
@@ -187,7 +195,7 @@ class TransactionFlagged(Event):
 
 
 @fact("transaction.refunded", about="transaction_id", final=True)
-class TransactionRefunded(Event):
+class TransactionRefunded(Event, frozen=True, kw_only=True):
     """A refund has completed; so much of the transaction has gone back in all."""
 
     transaction_id: str
@@ -200,7 +208,7 @@ class TransactionRefunded(Event):
 
 
 @fact("fraud.cleared", about="transaction_id")
-class FraudCleared(Event):
+class FraudCleared(Event, frozen=True, kw_only=True):
     """The payment may be settled."""
 
     transaction_id: str
@@ -212,7 +220,7 @@ class FraudCleared(Event):
 
 
 @fact("fraud.review", about="transaction_id")
-class FraudReview(Event):
+class FraudReview(Event, frozen=True, kw_only=True):
     """A person has to decide; the money stays held."""
 
     transaction_id: str
@@ -224,7 +232,7 @@ class FraudReview(Event):
 
 
 @fact("fraud.flagged", about="transaction_id")
-class FraudFlagged(Event):
+class FraudFlagged(Event, frozen=True, kw_only=True):
     """The payment is fraud, by rule or by a reviewer."""
 
     transaction_id: str
@@ -239,7 +247,7 @@ class FraudFlagged(Event):
 
 
 @fact("settlement.requested", about="transaction_id")
-class SettlementRequested(Event):
+class SettlementRequested(Event, frozen=True, kw_only=True):
     """The attempts are on record and the PSP may be asked. Asked again under the same keys, it charges once."""
 
     transaction_id: str
@@ -253,7 +261,7 @@ class SettlementRequested(Event):
 
 
 @fact("settlement.succeeded", about="transaction_id")
-class SettlementSucceeded(Event):
+class SettlementSucceeded(Event, frozen=True, kw_only=True):
     """The PSP has captured the money. A fee of None is not known yet."""
 
     transaction_id: str
@@ -269,7 +277,7 @@ class SettlementSucceeded(Event):
 
 
 @fact("settlement.failed", about="transaction_id")
-class SettlementFailed(Event):
+class SettlementFailed(Event, frozen=True, kw_only=True):
     """The PSP said no; nothing was captured."""
 
     transaction_id: str
@@ -282,7 +290,7 @@ class SettlementFailed(Event):
 
 
 @fact("settlement.unknown", about="transaction_id")
-class SettlementUnknown(Event):
+class SettlementUnknown(Event, frozen=True, kw_only=True):
     """The PSP did not say what happened. It is asked again until it does."""
 
     transaction_id: str
@@ -294,7 +302,7 @@ class SettlementUnknown(Event):
 
 
 @fact("psp.notified", about="notice_id")
-class PspNotified(Event):
+class PspNotified(Event, frozen=True, kw_only=True):
     """A PSP's webhook was verified and stored, for the first time."""
 
     notice_id: str
@@ -309,7 +317,7 @@ class PspNotified(Event):
 
 
 @fact("refund.requested", about="refund_id", final=True)
-class RefundRequested(Event):
+class RefundRequested(Event, frozen=True, kw_only=True):
     """Somebody, or a rule, wants money to go back; so much of the payment is promised to this refund."""
 
     refund_id: str
@@ -319,7 +327,7 @@ class RefundRequested(Event):
 
 
 @fact("refund.approved", about="refund_id")
-class RefundApproved(Event):
+class RefundApproved(Event, frozen=True, kw_only=True):
     """Someone with the authority to give money back has said yes."""
 
     refund_id: str
@@ -327,7 +335,7 @@ class RefundApproved(Event):
 
 
 @fact("refund.rejected", about="refund_id", final=True)
-class RefundRejected(Event):
+class RefundRejected(Event, frozen=True, kw_only=True):
     """A second person said no; the promise is taken back."""
 
     refund_id: str
@@ -336,7 +344,7 @@ class RefundRejected(Event):
 
 
 @fact("refund.reserved", about="refund_id")
-class RefundReserved(Event):
+class RefundReserved(Event, frozen=True, kw_only=True):
     """The merchant can no longer spend this money. It has not left yet."""
 
     refund_id: str
@@ -345,7 +353,7 @@ class RefundReserved(Event):
 
 
 @fact("refund.sent", about="refund_id")
-class RefundSent(Event):
+class RefundSent(Event, frozen=True, kw_only=True):
     """The attempt is on record and the PSP may be asked, as often as needed, under the same key."""
 
     refund_id: str
@@ -358,7 +366,7 @@ class RefundSent(Event):
 
 
 @fact("refund.completed", about="refund_id")
-class RefundCompleted(Event):
+class RefundCompleted(Event, frozen=True, kw_only=True):
     """The PSP has confirmed that the money left."""
 
     refund_id: str
@@ -368,7 +376,7 @@ class RefundCompleted(Event):
 
 
 @fact("refund.declined", about="refund_id")
-class RefundDeclined(Event):
+class RefundDeclined(Event, frozen=True, kw_only=True):
     """The money did not leave: the PSP, or a rule before it was asked, said no."""
 
     refund_id: str
@@ -378,7 +386,7 @@ class RefundDeclined(Event):
 
 
 @fact("refund.unknown", about="refund_id")
-class RefundUnknown(Event):
+class RefundUnknown(Event, frozen=True, kw_only=True):
     """The PSP did not say what happened. The refund stays sent and is asked about until it does."""
 
     refund_id: str
@@ -388,7 +396,7 @@ class RefundUnknown(Event):
 
 
 @fact("refund.released", about="refund_id", final=True)
-class RefundReleased(Event):
+class RefundReleased(Event, frozen=True, kw_only=True):
     """What was reserved is the merchant's again."""
 
     refund_id: str
@@ -399,7 +407,7 @@ class RefundReleased(Event):
 
 
 @fact("reconciliation.requested", about="run_id")
-class ReconciliationRequested(Event):
+class ReconciliationRequested(Event, frozen=True, kw_only=True):
     """The next page of the PSP's statement is wanted."""
 
     run_id: str
@@ -426,7 +434,7 @@ class StatementLine(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @fact("reconciliation.fetched", about="run_id")
-class ReconciliationFetched(Event):
+class ReconciliationFetched(Event, frozen=True, kw_only=True):
     """A page of the PSP's statement, as it was read. No cursor means that it was the last."""
 
     run_id: str
@@ -436,7 +444,7 @@ class ReconciliationFetched(Event):
 
 
 @fact("reconciliation.unavailable", about="run_id")
-class ReconciliationUnavailable(Event):
+class ReconciliationUnavailable(Event, frozen=True, kw_only=True):
     """The PSP's statement could not be read; the run ends without a watermark."""
 
     run_id: str
@@ -445,7 +453,7 @@ class ReconciliationUnavailable(Event):
 
 
 @fact("reconciliation.matched", about="run_id", final=True)
-class ReconciliationMatched(Event):
+class ReconciliationMatched(Event, frozen=True, kw_only=True):
     """A run is complete: so many lines agree with the books, so many breaks are open."""
 
     run_id: str
@@ -455,7 +463,7 @@ class ReconciliationMatched(Event):
 
 
 @fact("reconciliation.mismatched", about="break_id", final=True)
-class ReconciliationMismatched(Event):
+class ReconciliationMismatched(Event, frozen=True, kw_only=True):
     """One line and the books disagree, as the break's evidence shows."""
 
     break_id: str
@@ -465,7 +473,7 @@ class ReconciliationMismatched(Event):
 
 
 @fact("reconciliation.resolved", about="break_id", final=True)
-class ReconciliationResolved(Event):
+class ReconciliationResolved(Event, frozen=True, kw_only=True):
     """A break is closed: by a corrective entry, by the late line, or by a person's word."""
 
     break_id: str
@@ -477,7 +485,7 @@ class ReconciliationResolved(Event):
 
 
 @fact("analytics.recorded", about="transaction_id", final=True)
-class AnalyticsRecorded(Event):
+class AnalyticsRecorded(Event, frozen=True, kw_only=True):
     """Flat facts of a finished payment, for reports and training."""
 
     transaction_id: str

@@ -455,8 +455,14 @@ event = Table(
     Index("event_correlation_id_idx", "correlation_id"),
 )
 
-# The queue of facts that the bus has not acknowledged yet.
-outbox = Table("outbox", metadata, Column("event_id", Id, primary_key=True))
+# The queue of facts that the bus has not acknowledged yet. Whoever wrote a row may publish it alone until
+# `claimed_until`; after that, or without it, every relay may.
+outbox = Table(
+    "outbox",
+    metadata,
+    Column("event_id", Id, primary_key=True),
+    Column("claimed_until", Time),
+)
 
 # What each handler has done: the message's effect, exactly once.
 inbox = Table(

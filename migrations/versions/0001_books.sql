@@ -335,6 +335,7 @@ CREATE INDEX event_correlation_id_idx ON event (correlation_id);
 
 create table outbox (
     event_id TEXT COLLATE "C" NOT NULL,
+    claimed_until TIMESTAMP WITH TIME ZONE,
     CONSTRAINT outbox_pkey PRIMARY KEY (event_id)
 );
 

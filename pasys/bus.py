@@ -1,0 +1,320 @@
+"""NATS JetStream: two streams, publish with an ack, pull, park. The outbox is the truth; this is the wire.
+
+EVENTS carries every subject of the catalogue; DEAD keeps what could not be handled, with its reason. A repeated publish
+of the same event is dropped by the server (Nats-Msg-Id is the event's id).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import nats
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+from nats.errors import Error as NatsError
+from nats.js import JetStreamContext
+from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, RawStreamMsg, StorageType, StreamConfig
+from nats.js.errors import APIError, NotFoundError
+
+from pasys.config import Settings
+from pasys.errors import BusUnavailable, DeadLetterNotFound
+from pasys.events import CATALOG, Announcement
+
+KEEP_S = 3 * 86_400
+DEAD_KEEP_S = 90 * 86_400
+DUPLICATE_WINDOW_S = 120
+PUBLISH_TIMEOUT_S = 5.0
+PULL_EXPIRES_S = 5.0
+# nats-py raises the builtin TimeoutError beside its own errors.
+BUS_ERRORS = (NatsError, TimeoutError, OSError, asyncio.TimeoutError)
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A message that was parked: where it came from, why it stands here, and how often it was tried."""
+
+    sequence: int
+    subject: str
+    handler: str
+    event_id: str
+    reason: str
+    traceback: str
+    deliveries: int
+    parked_at: datetime
+    body: bytes
+
+
+class Bus:
+    """A connection that outlives the server: it reconnects for ever, and every call says when it cannot."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.prefix = f"{settings.bus_prefix}." if settings.bus_prefix else ""
+        stem = settings.bus_prefix.upper().replace(".", "_")
+        self.events = f"{stem}_EVENTS" if stem else "EVENTS"
+        self.dead = f"{stem}_DEAD" if stem else "DEAD"
+        self._client = Client()
+        self._stream: JetStreamContext | None = None
+
+    @property
+    def js(self) -> JetStreamContext:
+        assert self._stream is not None, "connect first"
+        return self._stream
+
+    @property
+    def client(self) -> Client:
+        return self._client
+
+    async def connect(self, *, name: str = "pasys", wait: bool = False) -> Bus:
+        """Connect and make the streams exist. With `wait`, try until the server is there; else BusUnavailable."""
+        while True:
+            try:
+                self._client = await nats.connect(
+                    self.settings.require("nats_url"),
+                    name=name,
+                    connect_timeout=3,
+                    max_reconnect_attempts=-1,
+                    reconnect_time_wait=0.25,
+                    allow_reconnect=True,
+                    error_cb=_quiet,
+                    pending_size=64 * 1024 * 1024,
+                )
+                self._stream = self._client.jetstream(timeout=PUBLISH_TIMEOUT_S, publish_async_max_pending=4096)
+                await self._ensure_streams()
+                return self
+            except (*BUS_ERRORS, APIError) as error:
+                with contextlib.suppress(*BUS_ERRORS):
+                    await self._client.close()
+                if not wait:
+                    raise BusUnavailable(reason=str(error) or type(error).__name__) from None
+                await asyncio.sleep(0.25)
+
+    async def close(self) -> None:
+        with contextlib.suppress(*BUS_ERRORS):
+            await self._client.close()
+
+    async def _ensure_streams(self) -> None:
+        nouns = sorted({subject.split(".")[0] for subject in CATALOG})
+        await self._ensure(self.events, [f"{self.prefix}{noun}.>" for noun in nouns], KEEP_S)
+        await self._ensure(self.dead, [f"{self.prefix}dead.>"], DEAD_KEEP_S)
+
+    async def _ensure(self, name: str, subjects: list[str], keep_s: int) -> None:
+        config = StreamConfig(
+            name=name,
+            subjects=subjects,
+            storage=StorageType.FILE,
+            max_age=keep_s,
+            duplicate_window=DUPLICATE_WINDOW_S,
+            allow_direct=True,
+        )
+        try:
+            found = await self.js.stream_info(name)
+            if sorted(found.config.subjects or []) != sorted(subjects):
+                await self.js.update_stream(config)
+        except NotFoundError:
+            await self.js.add_stream(config)
+
+    async def publish(self, announcements: Sequence[Announcement]) -> list[str]:
+        """Publish, all in flight at once; the ids that the server has acknowledged."""
+        if not announcements:
+            return []
+        futures = []
+        try:
+            for said in announcements:
+                future = await self.js.publish_async(
+                    f"{self.prefix}{said.subject}", said.body, headers={"Nats-Msg-Id": said.event_id}
+                )
+                futures.append((said.event_id, future))
+        except BUS_ERRORS:
+            pass  # those that were sent may still be acknowledged; the others stay in the outbox
+        if futures:
+            await asyncio.wait([future for _, future in futures], timeout=PUBLISH_TIMEOUT_S)
+        acked = []
+        for event_id, future in futures:
+            if future.done() and not future.cancelled() and future.exception() is None:
+                acked.append(event_id)
+            else:
+                future.cancel()
+        return acked
+
+    async def subscribe(self, durable: str, subjects: Sequence[str], *, batch: int) -> Pull:
+        """A durable pull consumer that all copies of a handler share. Raises BusUnavailable."""
+        filters = [f"{self.prefix}{subject}.*" for subject in subjects]
+        config = ConsumerConfig(
+            durable_name=durable,
+            filter_subjects=filters,
+            ack_policy=AckPolicy.EXPLICIT,
+            ack_wait=self.settings.ack_wait_s,
+            max_deliver=-1,  # the server would drop silently; the worker counts and parks
+            max_ack_pending=max(4_000, 16 * batch),
+            deliver_policy=DeliverPolicy.ALL,
+        )
+        try:
+            await self.js.add_consumer(self.events, config)
+        except (*BUS_ERRORS, APIError) as error:
+            raise BusUnavailable(reason=str(error) or type(error).__name__) from None
+        pull = Pull(self._client, f"$JS.API.CONSUMER.MSG.NEXT.{self.events}.{durable}", batch=batch)
+        await pull.open()
+        return pull
+
+    async def lag(self, durable: str) -> int | None:
+        """Messages that the consumer has not finished; None while nobody can say."""
+        try:
+            info = await self.js.consumer_info(self.events, durable, timeout=2)
+        except (*BUS_ERRORS, APIError):
+            return None
+        return (info.num_pending or 0) + (info.num_ack_pending or 0)
+
+    async def park(self, message: Msg, *, handler: str, event_id: str, reason: str, traceback: str) -> None:
+        """Put a message aside, with the reason, and stop its delivery. Parked twice, it stands here once."""
+        metadata = message.metadata
+        await self.js.publish(
+            f"{self.prefix}dead.{handler.replace('.', '_')}",
+            message.data,
+            headers={
+                "Nats-Msg-Id": f"{handler}:{metadata.sequence.stream}",
+                "Pasys-Subject": message.subject.removeprefix(self.prefix),
+                "Pasys-Handler": handler,
+                "Pasys-Event": event_id,
+                "Pasys-Reason": " ".join(reason.split())[:500],
+                "Pasys-Traceback": traceback.replace("\r", "").replace("\n", "\\n")[-4000:],
+                "Pasys-Deliveries": str(metadata.num_delivered),
+            },
+        )
+        await message.term()
+
+    async def dead_letters(self, *, limit: int = 1_000) -> list[DeadLetter]:
+        """What stands in DEAD, oldest first."""
+        state = (await self.js.stream_info(self.dead)).state
+        found: list[DeadLetter] = []
+        sequence = state.first_seq
+        while sequence <= state.last_seq and len(found) < limit:
+            with contextlib.suppress(NotFoundError):
+                found.append(_dead_letter(await self.js.get_msg(self.dead, seq=sequence)))
+            sequence += 1
+        return found
+
+    async def dead_letter(self, sequence: int) -> DeadLetter:
+        """One dead letter. Raises DeadLetterNotFound."""
+        try:
+            return _dead_letter(await self.js.get_msg(self.dead, seq=sequence))
+        except (NotFoundError, APIError):
+            raise DeadLetterNotFound(sequence=sequence) from None
+
+    async def forget(self, sequence: int) -> None:
+        """Remove a dead letter, once it was replayed or given up."""
+        await self.js.delete_msg(self.dead, sequence)
+
+    async def tail(self, subject: str, *, last: int = 0) -> AsyncIterator[Msg]:
+        """Messages as they come, for people to look at; with `last`, the newest that many first."""
+        config = ConsumerConfig(ack_policy=AckPolicy.NONE, deliver_policy=DeliverPolicy.NEW)
+        if last:
+            state = (await self.js.stream_info(self.events)).state
+            config.deliver_policy = DeliverPolicy.BY_START_SEQUENCE
+            config.opt_start_seq = max(state.first_seq, state.last_seq - last + 1, 1)
+        subscription = await self.js.subscribe(f"{self.prefix}{subject}", stream=self.events, config=config)
+        try:
+            async for message in subscription.messages:
+                yield message
+        finally:
+            await subscription.unsubscribe()
+
+
+class Pull:
+    """Messages of one durable consumer, asked for ahead of need: one request is always open while there is room.
+
+    Messages go to whoever asked as soon as they exist, so a batch is whatever has arrived, and nobody waits for it to
+    fill. A request that the server never answers (it restarted) is given up and asked again.
+    """
+
+    def __init__(self, client: Client, subject: str, *, batch: int) -> None:
+        self._client = client
+        self._subject = subject
+        self._batch = batch
+        self._queue: asyncio.Queue[Msg] = asyncio.Queue()
+        self._wanted = 0
+        self._room = asyncio.Event()
+        self._settled = asyncio.Event()
+        self._asking: asyncio.Task[None] | None = None
+        self._subscription: Subscription | None = None
+        self._inbox = ""
+
+    async def open(self) -> None:
+        self._inbox = self._client.new_inbox()
+        self._subscription = await self._client.subscribe(self._inbox, cb=self._arrived)
+        self._room.set()
+        self._asking = asyncio.create_task(self._ask_for_ever())
+
+    async def take(self, count: int) -> list[Msg]:
+        """At least one message and at most `count`: what is there."""
+        messages = [await self._queue.get()]
+        while len(messages) < count and not self._queue.empty():
+            messages.append(self._queue.get_nowait())
+        if self._queue.qsize() < self._batch:
+            self._room.set()
+        return messages
+
+    def waiting(self) -> list[Msg]:
+        """What has arrived and nobody has taken: its redelivery must be held off, too."""
+        return list(self._queue._queue)  # type: ignore[attr-defined]  # asyncio.Queue has no peek
+
+    async def close(self) -> list[Msg]:
+        """Ask for no more; what had arrived and was not taken."""
+        if self._asking is not None:
+            self._asking.cancel()
+        if self._subscription is not None:
+            with contextlib.suppress(*BUS_ERRORS):
+                await self._subscription.unsubscribe()
+        left = []
+        while not self._queue.empty():
+            left.append(self._queue.get_nowait())
+        return left
+
+    async def _arrived(self, message: Msg) -> None:
+        status = (message.headers or {}).get("Status") if message.headers else None
+        if status is None or message.data:
+            self._queue.put_nowait(message)
+            self._wanted -= 1
+            if self._wanted <= 0:
+                self._settled.set()
+        elif status != "100":  # 408 expired, 404 none, 409 the consumer or its server went away
+            self._settled.set()
+
+    async def _ask_for_ever(self) -> None:
+        request = b'{"batch":%d,"expires":%d}' % (self._batch, int(PULL_EXPIRES_S * 1e9))
+        while True:
+            await self._room.wait()
+            self._room.clear()
+            self._wanted = self._batch
+            self._settled.clear()
+            try:
+                await self._client.publish(self._subject, request, reply=self._inbox)
+                await asyncio.wait_for(self._settled.wait(), PULL_EXPIRES_S + 1)
+            except BUS_ERRORS:
+                await asyncio.sleep(0.2)
+            if self._queue.qsize() < self._batch:
+                self._room.set()
+
+
+def _dead_letter(message: RawStreamMsg) -> DeadLetter:
+    headers = message.headers or {}
+    return DeadLetter(
+        sequence=message.seq or 0,
+        subject=headers.get("Pasys-Subject", ""),
+        handler=headers.get("Pasys-Handler", ""),
+        event_id=headers.get("Pasys-Event", ""),
+        reason=headers.get("Pasys-Reason", ""),
+        traceback=headers.get("Pasys-Traceback", "").replace("\\n", "\n"),
+        deliveries=int(headers.get("Pasys-Deliveries", "0")),
+        parked_at=message.time or datetime.now(UTC),
+        body=message.data or b"",
+    )
+
+
+async def _quiet(_: Exception) -> None:
+    """A lost connection is reported by the calls that need it, not by a log line for every attempt to reconnect."""

@@ -1,0 +1,112 @@
+"""What was announced reaches the bus: at once when this process announced it, else within a second.
+
+A worker publishes its own announcements from memory, right after the commit. What anybody else left in the outbox (a
+command, a worker that died, a time without a bus) is swept under SKIP LOCKED, so that many relays share the work and no
+row waits behind a locked one. A row goes away only after the server's ack; published twice, the server drops it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+
+import psycopg
+
+from pasys.bus import BUS_ERRORS, Bus
+from pasys.db import OUTBOX_CHANNEL, Database
+from pasys.errors import Unavailable
+from pasys.events import Announcement
+from pasys.worker.log import log
+
+SWEEP_MAX = 500
+PUBLISH_MAX = 1_000
+POLL_S = 1.0
+
+_SWEEP = """
+select o.event_id, e.subject || '.' || e.asset as subject, e.body
+  from (select event_id from outbox
+         where claimed_until is null or claimed_until < clock_timestamp()
+         order by event_id limit %(limit)s
+           for update skip locked) o
+  join event e on e.id = o.event_id
+ order by o.event_id
+"""
+_DONE = "delete from outbox where event_id = any(%(ids)s::text[])"
+
+
+class Relay:
+    def __init__(self, db: Database, bus: Bus) -> None:
+        self._db = db
+        self._bus = bus
+        self._mine: list[Announcement] = []
+        self._wake = asyncio.Event()
+        self._sweep_now = asyncio.Event()
+
+    def offer(self, announcements: Sequence[Announcement]) -> None:
+        """Take what this process has just committed."""
+        if announcements:
+            self._mine += announcements
+            self._wake.set()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Until `stop`: publish our own, sweep the rest, listen for commands that announced something."""
+        listening = asyncio.create_task(self._listen())
+        sweeping = asyncio.create_task(self._sweep_for_ever())
+        stopping = asyncio.create_task(stop.wait())
+        try:
+            while not stop.is_set():
+                waking = asyncio.create_task(self._wake.wait())
+                await asyncio.wait({waking, stopping}, return_when=asyncio.FIRST_COMPLETED)
+                waking.cancel()
+                await self.flush()
+        finally:
+            for task in (listening, sweeping, stopping):
+                task.cancel()
+            await asyncio.gather(listening, sweeping, stopping, return_exceptions=True)
+
+    async def flush(self) -> None:
+        """Publish our own announcements. What the bus did not take stays in the outbox for a sweep."""
+        while self._mine:
+            batch, self._mine = self._mine[:PUBLISH_MAX], self._mine[PUBLISH_MAX:]
+            try:
+                acked = await self._bus.publish(batch)
+                if acked:
+                    async with self._db.unit() as unit:
+                        await unit.rows(_DONE, ids=acked)
+            except Unavailable as error:
+                log.warning("relay: %s", error)
+        self._wake.clear()
+
+    async def sweep(self) -> int:
+        """Publish one batch of what others left; how many the bus took."""
+        async with self._db.unit() as unit:
+            rows = await unit.rows(_SWEEP, limit=SWEEP_MAX)
+            acked = await self._bus.publish([Announcement(row.event_id, row.subject, bytes(row.body)) for row in rows])
+            if acked:
+                await unit.rows(_DONE, ids=acked)
+        return len(acked)
+
+    async def _sweep_for_ever(self) -> None:
+        while True:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._sweep_now.wait(), POLL_S)
+            self._sweep_now.clear()
+            try:
+                if self._bus.client.is_connected:
+                    while await self.sweep() == SWEEP_MAX:
+                        pass
+            except (Unavailable, *BUS_ERRORS) as error:
+                log.warning("relay: %s", error)
+
+    async def _listen(self) -> None:
+        url = self._db.url.replace("postgresql+psycopg://", "postgresql://", 1)
+        while True:
+            try:
+                async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
+                    await connection.execute(f"listen {OUTBOX_CHANNEL}".encode())
+                    self._sweep_now.set()
+                    async for _ in connection.notifies():
+                        self._sweep_now.set()
+            except psycopg.OperationalError:
+                await asyncio.sleep(POLL_S)
