@@ -109,11 +109,18 @@ def default_home() -> Path:
     return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "pasys"
 
 
-def load(home: Path | None = None, *, actor: str | None = None, environ: Mapping[str, str] | None = None) -> Settings:
-    """The settings of a home. Raises InvalidSettings that names the source and the key."""
+def load(
+    home: Path | None = None,
+    *,
+    actor: str | None = None,
+    environ: Mapping[str, str] | None = None,
+    recorded: bool = True,
+) -> Settings:
+    """The settings of a home; without `recorded`, only what the operator set. Raises InvalidSettings."""
     folder = (home or default_home()).absolute()
     values: dict[str, Any] = {}
-    values |= _recorded(folder / "run" / "endpoints.json")
+    if recorded:
+        values |= _recorded(folder / "run" / "endpoints.json")
     values |= _toml(folder / "pasys.toml")
     values |= _environment(os.environ if environ is None else environ)
     if actor:

@@ -10,7 +10,8 @@ touches the books or the world. Never both: a transaction that waits for somebod
 not control. What a decision needs to know of the world is a Reading, which the worker takes before it opens the unit.
 
 A handler never catches Rejected. The worker does: it rolls the unit back, then announces what `refused` makes of the
-refusal, so that a "no" never leaves half a "yes" in the books. Timers are books handlers without an event.
+refusal (for the events that its signature names), so that a "no" never leaves half a "yes" in the books. Timers are
+books handlers without an event.
 """
 
 from __future__ import annotations
@@ -96,6 +97,7 @@ class Daemon:
     def __init__(self, name: str, *, refused: Refusal | None = None, doors: dict[type, OpenDoor] | None = None) -> None:
         self.name = name
         self.refused: Refusal = refused or _silence
+        self.refusable, self.refusals = _refusal_wiring(self.refused)
         self.doors = doors or {}
         self.handlers: list[Handler] = []
         self.timers: list[Timer] = []
@@ -118,9 +120,9 @@ class Daemon:
 
     def topology(self) -> Iterator[tuple[str, str, tuple[str, ...]]]:
         """(what starts it, handler, what it emits), a row for each handler and timer."""
-        refusals = emitted_by(get_type_hints(self.refused))
         for handler in self.handlers:
-            emits = handler.emits | (refusals if handler.touches_books else frozenset())
+            refusable = self.refusable & set(handler.consumes)
+            emits = handler.emits | (self.refusals if refusable else frozenset())
             yield " + ".join(kind.subject for kind in handler.consumes), handler.name, _subjects(emits)
         for timer in self.timers:
             period = timer.every if isinstance(timer.every, str) else f"{timer.every:g} s"
@@ -148,3 +150,10 @@ def _subjects(kinds: frozenset[type[Event]]) -> tuple[str, ...]:
 
 def _silence(event: Event, no: Rejected) -> None:
     """A daemon without a `refused` of its own announces nothing when the rules say no."""
+
+
+def _refusal_wiring(refused: Refusal) -> tuple[frozenset[type[Event]], frozenset[type[Event]]]:
+    """For which events a refusal is announced, and as what: `refused` says so in its signature."""
+    hints = get_type_hints(refused)
+    first = next(iter(inspect.signature(refused).parameters))
+    return frozenset(_members(hints[first])), emitted_by(hints)

@@ -140,7 +140,8 @@ class Lane:
         """Announce what the daemon makes of a refusal, once."""
         log.info("%s refused %s: %s", self.name, delivery.event.entity_id, no)
         async with self._unit([delivery]) as unit:
-            said = self.daemon.refused(delivery.event, no)
+            refusable = type(delivery.event) in self.daemon.refusable
+            said = self.daemon.refused(delivery.event, no) if refusable else None
             if await self.claim(unit, [delivery]) and said is not None:
                 unit.emit(said)
         self._relay.offer(unit.announcements)
@@ -163,7 +164,9 @@ class Lane:
         """One message that did not work: refused, tried again later, or parked, by the error's family."""
         if isinstance(error, Rejected):
             await self.refuse(delivery, error)
-        elif isinstance(error, Unavailable) or (_may_pass(error) and delivery.attempts < self._bus.settings.deliveries_max):
+        elif isinstance(error, Unavailable) or (
+            _may_pass(error) and delivery.attempts < self._bus.settings.deliveries_max
+        ):
             await self._retry([delivery], error)
         else:
             await self._park(delivery.message, delivery.envelope.id, error)

@@ -1,0 +1,64 @@
+"""Ledger: what the world said becomes entries in the books, and what must not stay goes back.
+
+settlement.succeeded -> succeed -> analytics.recorded | refund.approved | refund.requested | transaction.flagged | transaction.succeeded
+settlement.failed -> fail -> analytics.recorded | transaction.failed | transaction.flagged
+settlement.unknown -> doubt -> nothing
+fraud.flagged -> block -> analytics.recorded | refund.approved | refund.requested | transaction.flagged
+every 5 s -> expire -> transaction.failed
+"""  # noqa: E501 - the picture is drawn by the code, a line for each handler
+
+from __future__ import annotations
+
+from pasys.daemon import Daemon
+from pasys.db import Unit
+from pasys.events import (
+    AnalyticsRecorded,
+    FraudFlagged,
+    RefundApproved,
+    RefundRequested,
+    SettlementFailed,
+    SettlementSucceeded,
+    SettlementUnknown,
+    TransactionFailed,
+    TransactionFlagged,
+    TransactionSucceeded,
+)
+from pasys.service import settlement
+
+daemon = Daemon("ledger")
+
+
+@daemon.on
+async def succeed(
+    events: list[SettlementSucceeded], unit: Unit
+) -> list[TransactionSucceeded | TransactionFlagged | AnalyticsRecorded | RefundRequested | RefundApproved]:
+    """The hold becomes money, the merchant is credited, the PSP's fee is booked."""
+    return await settlement.succeed(unit, events)  # type: ignore[return-value]
+
+
+@daemon.on
+async def fail(
+    events: list[SettlementFailed], unit: Unit
+) -> list[TransactionFailed | TransactionFlagged | AnalyticsRecorded]:
+    """The hold is released."""
+    return await settlement.fail(unit, events)  # type: ignore[return-value]
+
+
+@daemon.on
+async def doubt(events: list[SettlementUnknown], unit: Unit) -> None:
+    """The hold stays; the resolver knows when to ask."""
+    await settlement.doubt(unit, events)
+
+
+@daemon.on
+async def block(
+    events: list[FraudFlagged], unit: Unit
+) -> list[TransactionFlagged | AnalyticsRecorded | RefundRequested | RefundApproved]:
+    """Fraud before capture releases the hold; after it, everything goes back."""
+    return await settlement.block(unit, events)  # type: ignore[return-value]
+
+
+@daemon.every(5)
+async def expire(unit: Unit) -> list[TransactionFailed]:
+    """Holds end at their deadline."""
+    return await settlement.expire(unit)  # type: ignore[return-value]

@@ -1,0 +1,81 @@
+"""What a PSP's answer does to a transaction, whatever has happened to it meanwhile."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from pasys.domain import posting
+from pasys.domain.ledger import Hold, Transfer
+from pasys.domain.transaction import Kind, Status
+
+SUSPECTED_FRAUD = "suspected_fraud"
+
+
+class Arrival(StrEnum):
+    """Where captured money goes."""
+
+    EXPECTED = "expected"  # the hold becomes money, and the merchant gets it
+    FLAGGED = "flagged"  # flagged while the PSP was asked: it stays with the payer and goes back
+    LATE = "late"  # the transaction had ended without it: recorded as it happened, and sent back
+    OVERDUE = "overdue"  # the hold has expired, the transaction has not ended: recorded, and the merchant gets it
+    KNOWN = "known"  # it was captured before; nothing to do
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A transaction, as far as an answer of the PSP is concerned. `payee` is None for a deposit."""
+
+    id: str
+    kind: Kind
+    status: Status
+    asset: str
+    amount_minor: int
+    captured_minor: int
+    flagged: bool
+    hold: Hold | None
+    payer: int
+    payee: int | None
+    receivable: int
+
+
+def arrival(payment: Pending) -> Arrival:
+    """What a capture means for a transaction in this state."""
+    if payment.captured_minor > 0 or payment.status in (Status.SUCCEEDED, Status.REFUNDING, Status.REFUNDED):
+        return Arrival.KNOWN
+    if payment.status is not Status.PENDING:
+        return Arrival.LATE
+    if payment.hold is None:
+        return Arrival.LATE if payment.flagged else Arrival.OVERDUE
+    return Arrival.FLAGGED if payment.flagged else Arrival.EXPECTED
+
+
+def settled(payment: Pending, captured_minor: int) -> list[Transfer]:
+    """The transfers that record a capture."""
+    how, payee = arrival(payment), payment.payee
+    if how is Arrival.EXPECTED:
+        assert payment.hold is not None
+        if payee is None:
+            return posting.capture(hold=payment.hold, captured_minor=captured_minor)
+        return posting.settlement(hold=payment.hold, merchant=payee, captured_minor=captured_minor)
+    if how is Arrival.FLAGGED:
+        assert payment.hold is not None
+        return posting.capture(hold=payment.hold, captured_minor=captured_minor)
+    if how is Arrival.KNOWN:
+        return []
+    return posting.late_capture(
+        receivable=payment.receivable,
+        customer=payment.payer,
+        amount_minor=captured_minor,
+        asset=payment.asset,
+        reference=payment.id,
+        merchant=payee if how is Arrival.OVERDUE else None,
+    )
+
+
+def status_after(payment: Pending) -> Status:
+    """The status of a transaction once its capture is recorded."""
+    how = arrival(payment)
+    if how in (Arrival.EXPECTED, Arrival.OVERDUE):
+        return Status.SUCCEEDED
+    return Status.FRAUD if how is Arrival.FLAGGED else payment.status

@@ -1,0 +1,121 @@
+-- The journal's queries. The two functions of the posting path are in migrations/versions/0002_ledger_functions.sql.
+
+-- :load
+-- Lock the asset (where asked) and read what a batch touches: one call.
+select * from ledger_load(%s, %s, %s, %s, %s)
+
+-- :apply
+-- Write a judged batch: journal, accounts, holds. One call.
+select ledger_apply(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+
+-- :earlier
+-- What the journal has under these ids.
+select id, asset, seq, debit, credit, amount, kind, code, result, pending_id, corrects, effective_at, reference
+  from transfer
+ where id = any (%(ids)s)
+
+-- :ensure_asset
+insert into asset (code, kind, decimals, chain, contract, chain_decimals)
+values (%(code)s, %(kind)s, %(decimals)s, %(chain)s, %(contract)s, %(chain_decimals)s)
+on conflict (code) do nothing
+
+-- :names
+-- What an error calls an account.
+select id, name, asset from account where id = any (%(numbers)s)
+
+-- :transfers
+-- One asset's journal in commit order. Refused transfers stand in it with the rule that refused them.
+select t.*, d.name as debit_name, c.name as credit_name
+  from (select * from transfer
+         where asset = %(asset)s and seq > %(after_seq)s
+         order by seq limit %(limit)s) t
+  left join account d on d.id = t.debit left join account c on c.id = t.credit
+ order by t.seq
+
+-- :transfers_of_account
+select t.*, d.name as debit_name, c.name as credit_name
+  from ((select * from transfer where debit = %(account)s and asset = %(asset)s and seq > %(after_seq)s
+          order by seq limit %(limit)s)
+        union all
+        (select * from transfer where credit = %(account)s and asset = %(asset)s and seq > %(after_seq)s
+            and debit <> credit
+          order by seq limit %(limit)s)) t
+  left join account d on d.id = t.debit left join account c on c.id = t.credit
+ order by t.seq limit %(limit)s
+
+-- :transfers_by_id
+select t.*, d.name as debit_name, c.name as credit_name
+  from transfer t left join account d on d.id = t.debit left join account c on c.id = t.credit
+ where t.id = any (%(ids)s)
+ order by t.asset, t.seq
+
+-- :holds
+select id, asset, debit, credit, amount, expires_at, reference from hold where id = any (%(ids)s)
+
+-- :expired_holds
+-- Still open, though past the deadline; the oldest first.
+select id, asset, debit, credit, amount, expires_at, reference from hold
+ where expires_at <= %(now)s
+ order by expires_at, id limit %(limit)s
+
+-- :accounts
+select id, name, asset, type, debits_pending, debits_posted, credits_pending, credits_posted, opened_at
+  from account where id = any (%(numbers)s)
+
+-- :balance_at
+-- What the account's transfers up to a time amount to; both times are asked for by the same query.
+select count(*) as transfers, coalesce(sum(change), 0)::int8 as balance
+  from (select -amount as change, case when %(by)s = 'effective' then effective_at else recorded_at end as at
+          from transfer where debit = %(account)s and result = 0 and kind in (0, 2)
+        union all
+        select amount, case when %(by)s = 'effective' then effective_at else recorded_at end
+          from transfer where credit = %(account)s and result = 0 and kind in (0, 2)) entry
+ where at <= %(at)s
+
+-- :statement
+select entry.*, a.name as counterparty
+  from (select seq, id, code, reference, effective_at, recorded_at, credit as other, -amount as change,
+               case when %(by)s = 'effective' then effective_at else recorded_at end as at
+          from transfer where debit = %(account)s and result = 0 and kind in (0, 2)
+        union all
+        select seq, id, code, reference, effective_at, recorded_at, debit, amount,
+               case when %(by)s = 'effective' then effective_at else recorded_at end
+          from transfer where credit = %(account)s and result = 0 and kind in (0, 2)) entry
+  left join account a on a.id = entry.other
+ where (%(since)s::timestamptz is null or at >= %(since)s) and (%(until)s::timestamptz is null or at < %(until)s)
+ order by at, seq limit %(limit)s
+
+-- :opening
+-- What stood in the account just before a time.
+select coalesce(sum(change), 0)::int8
+  from (select -amount as change, case when %(by)s = 'effective' then effective_at else recorded_at end as at
+          from transfer where debit = %(account)s and result = 0 and kind in (0, 2)
+        union all
+        select amount, case when %(by)s = 'effective' then effective_at else recorded_at end
+          from transfer where credit = %(account)s and result = 0 and kind in (0, 2)) entry
+ where at < %(since)s
+
+-- :trial_balance
+-- System accounts by name, all others by type.
+select asset, type, case when type = 'system' then name end as name, case when type = 'system' then min(id) end as id,
+       count(*) as accounts, sum(debits_posted)::text as debits, sum(credits_posted)::text as credits
+  from account
+ group by 1, 2, 3
+ order by 1, 2, 3
+
+-- :open_since
+-- When the account last left zero: its first movement after the last row that left it at zero.
+with zero as (
+    select greatest(
+        (select seq from transfer where debit = %(account)s and result = 0 and debit_balance = 0
+          order by seq desc limit 1),
+        (select seq from transfer where credit = %(account)s and result = 0 and credit_balance = 0
+          order by seq desc limit 1)) as seq)
+select min(at) from (
+    (select recorded_at as at, seq from transfer
+      where debit = %(account)s and result = 0 and kind in (0, 2) and seq > coalesce((select seq from zero), 0)
+      order by seq limit 1)
+    union all
+    (select recorded_at, seq from transfer
+      where credit = %(account)s and result = 0 and kind in (0, 2) and seq > coalesce((select seq from zero), 0)
+      order by seq limit 1)) first_movement
