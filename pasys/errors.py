@@ -271,6 +271,11 @@ class RefundNotPossible(Refused):
     fix = "A book transfer is undone with `pasys tx reverse`."
 
 
+class RefundNotCompleted(Refused):
+    says = "refund {refund_id} did not go through: {reason}"
+    fix = "`pasys refund show {refund_id}` shows its history."
+
+
 class SecondPersonRequired(NotAllowed):
     says = "refund {refund_id} was requested by {actor}; another person must decide it"
     fix = "Let somebody else decide, or name them with --actor."
@@ -292,6 +297,16 @@ class DecisionNotFound(NotFound):
 class RulesNotFound(NotFound):
     says = "there is no version {version} of the fraud rules"
     fix = "`pasys fraud rules list` shows the versions."
+
+
+class RulesChanged(Conflict):
+    says = "the fraud rules are at version {version}; this change was made from version {based_on}"
+    fix = "Look at `pasys fraud rules show`, and change what is there now."
+
+
+class FlagNotPossible(Refused):
+    says = "transaction {transaction_id} went by book; only a PSP's payment can be flagged as fraud"
+    fix = "A book transfer is undone with `pasys tx reverse`."
 
 
 # Reconciliation ------------------------------------------------------------------------------------------------------
@@ -338,6 +353,14 @@ class PspMisconfigured(Invalid):
 class BadSignature(NotAllowed):
     says = "the webhook's signature does not verify: {reason}"
     fix = "Check STRIPE_WEBHOOK_SECRET."
+
+
+class PspKeyReused(Broken):
+    says = "{psp} was asked under {key} before, with other parameters"
+
+
+class AmountNotKept(Broken):
+    says = "{psp} says {units} {currency}, which is no whole number of ledger units"
 
 
 class VelocityUnavailable(Unavailable):

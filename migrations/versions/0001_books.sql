@@ -305,6 +305,7 @@ create table reconciliation_break (
     CONSTRAINT reconciliation_break_status_check CHECK (status in ('open', 'resolved'))
 );
 CREATE INDEX reconciliation_break_entity_id_idx ON reconciliation_break (entity_id);
+CREATE INDEX reconciliation_break_line_id_idx ON reconciliation_break (line_id);
 CREATE INDEX reconciliation_break_open_idx ON reconciliation_break (psp, id) WHERE status = 'open';
 
 create table psp_notice (

@@ -37,6 +37,7 @@ from pasys.service.ledger_history import (
     trial_balance,
 )
 from pasys.service.ledger_refusal import refusal
+from pasys.service.ledger_verify import Verification, verify
 
 __all__ = [
     "BATCH_MAX",
@@ -44,6 +45,7 @@ __all__ = [
     "StatementLine",
     "TransferRow",
     "TrialRow",
+    "Verification",
     "balance_at",
     "balances",
     "ensure_asset",
@@ -54,6 +56,7 @@ __all__ = [
     "transfers",
     "transfers_by_id",
     "trial_balance",
+    "verify",
 ]
 
 SQL = queries("ledger")

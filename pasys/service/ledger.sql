@@ -119,3 +119,36 @@ select min(at) from (
     (select recorded_at, seq from transfer
       where credit = %(account)s and result = 0 and kind in (0, 2) and seq > coalesce((select seq from zero), 0)
       order by seq limit 1)) first_movement
+
+-- :assets
+select code from asset order by code
+
+-- :audit_state
+-- An asset's accounts, holds and end, in one statement and so in one snapshot; the journal up to there cannot change.
+select s.last_seq,
+       coalesce((select max(seq) from transfer where asset = s.code), 0) as max_seq,
+       a.*, h.*
+  from asset s,
+       lateral (select array_send(array_agg(id)) as numbers, array_send(array_agg(flags::int8)) as flags,
+                       array_send(array_agg(version)) as versions,
+                       array_send(array_agg(debits_pending)) as debits_pending,
+                       array_send(array_agg(debits_posted)) as debits_posted,
+                       array_send(array_agg(credits_pending)) as credits_pending,
+                       array_send(array_agg(credits_posted)) as credits_posted
+                  from (select * from account where asset = s.code order by id) ordered) a,
+       lateral (select array_send(array_agg(id)) as hold_ids, array_send(array_agg(debit)) as hold_debits,
+                       array_send(array_agg(credit)) as hold_credits, array_send(array_agg(amount)) as hold_amounts
+                  from hold where asset = s.code) h
+ where s.code = %(asset)s
+
+-- :audit_piece
+select array_send(array_agg(seq)) as seq, array_send(array_agg(debit)) as debit,
+       array_send(array_agg(credit)) as credit, array_send(array_agg(amount)) as amount,
+       array_send(array_agg(kind::int8)) as kind, array_send(array_agg(result::int8)) as result,
+       array_send(array_agg(debit_version)) as debit_version, array_send(array_agg(credit_version)) as credit_version,
+       array_send(array_agg(debit_balance)) as debit_balance, array_send(array_agg(credit_balance)) as credit_balance,
+       array_send(array_agg(id) filter (where kind = 1 and result = 0)) as begun,
+       array_send(array_agg(pending_id) filter (where kind >= 2 and result = 0)) as finished
+  from (select * from transfer
+         where asset = %(asset)s and seq > %(after_seq)s and seq <= %(last_seq)s
+         order by seq limit %(limit)s) piece

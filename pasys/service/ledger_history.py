@@ -120,7 +120,7 @@ async def holds(unit: Unit, ids: Sequence[UUID]) -> dict[UUID, Hold]:
     return {row.id: _hold(row) for row in await unit.rows(SQL["holds"], ids=list(ids))}
 
 
-async def expired_holds(unit: Unit, *, limit: int = 100) -> list[Hold]:
+async def expired_holds(unit: Unit, limit: int = 100) -> list[Hold]:
     """Open holds that are past their deadline and wait to be voided, the oldest first."""
     return [_hold(row) for row in await unit.rows(SQL["expired_holds"], now=unit.now, limit=_limit(limit))]
 

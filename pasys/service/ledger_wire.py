@@ -136,3 +136,11 @@ def read_int8s(sent: bytes | None) -> NDArray[np.int64]:
         return np.zeros(0, np.int64)
     assert not struct.unpack_from(">i", sent, 4)[0], "a null in an array of counters"
     return np.frombuffer(sent, _INT8, offset=20)["value"].astype(np.int64)
+
+
+def read_uuids(sent: bytes | None) -> list[bytes]:
+    """The ids of an array_send(uuid[]) without nulls, as their 16 bytes; none for a null."""
+    if sent is None or len(sent) <= 12:
+        return []
+    assert not struct.unpack_from(">i", sent, 4)[0], "a null in an array of ids"
+    return np.frombuffer(sent, _UUID, offset=20)["value"].tolist()

@@ -29,7 +29,7 @@ from pasys.events import (
     TransactionFlagged,
     TransactionSucceeded,
 )
-from pasys.service import account, ledger, refund
+from pasys.service import account, ledger, ledger_history, refund
 from pasys.service.transaction import receivable
 from pasys.service.transaction_state import Move, lock, move, one, open_hold, release
 
@@ -276,7 +276,7 @@ async def expire(unit: Unit) -> list[Event]:
 
     One that the PSP was asked about stays pending: its outcome is unknown, and no deadline of ours decides it.
     """
-    holds = await ledger.expired_holds(unit, limit=EXPIRE_MAX)
+    holds = await ledger_history.expired_holds(unit, limit=EXPIRE_MAX)
     rows = await lock(unit, [hold.reference for hold in holds if hold.reference])
     overdue = [row for row in rows.values() if row.status == Status.PENDING]
     released = await release(unit, overdue)

@@ -1,0 +1,187 @@
+"""Transactions as rows, for every face: one, many by filter, history, attempts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Select, select
+
+from pasys import ids
+from pasys.db import Unit, queries
+from pasys.domain.transaction import Kind, Status
+from pasys.errors import InvalidInput, TransactionNotFound
+from pasys.money import Money, asset_of
+from pasys.schema import account as account_table
+from pasys.schema import transaction as table
+
+SQL = queries("transaction")
+LISTING_MAX = 10_000
+_debit, _credit = account_table.alias("debit"), account_table.alias("credit")
+
+
+@dataclass(frozen=True, slots=True)
+class TransactionRow:
+    """A transaction as it stands. `review` says that a person has to decide whether it is fraud."""
+
+    id: str
+    kind: str
+    rail: str
+    status: str
+    outcome: str | None
+    review: bool
+    amount: Money
+    debit: str
+    credit: str
+    reason: str | None
+    captured_minor: int
+    fee_minor: int
+    refunding_minor: int
+    refunded_minor: int
+    payment_method: str | None
+    psp_reference: str | None
+    charge_reference: str | None
+    parent_id: str | None
+    batch_id: str | None
+    actor: str
+    metadata: Mapping[str, Any] | None
+    settling_at: datetime | None
+    effective_at: datetime
+    created_at: datetime
+    final_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryRow:
+    from_status: str | None
+    to_status: str
+    at: datetime
+    reason: str | None
+    event_id: str | None
+    actor: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptRow:
+    """One step at a PSP: what was asked, and what it said."""
+
+    entity_id: str
+    step: str
+    psp: str
+    asset: str
+    amount_minor: int
+    outcome: str
+    psp_reference: str | None
+    auth_code: str | None
+    processor_code: str | None
+    reason: str | None
+    latency_ms: int | None
+    asked: int
+    requested_at: datetime
+    finished_at: datetime | None
+
+
+async def get(unit: Unit, transaction_id: str) -> TransactionRow:
+    """One transaction. Raises TransactionNotFound."""
+    rows = await unit.execute(_selected().where(table.c.id == transaction_id))
+    if not rows:
+        raise TransactionNotFound(transaction_id=transaction_id)
+    return _row(rows[0])
+
+
+async def listing(
+    unit: Unit,
+    *,
+    status: str | None = None,
+    kind: str | None = None,
+    rail: str | None = None,
+    asset: str | None = None,
+    account: str | None = None,
+    batch: str | None = None,
+    outcome: str | None = None,
+    review: bool | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    after: str | None = None,
+    limit: int = 50,
+) -> list[TransactionRow]:
+    """Transactions, newest first; `after` is the last id of the page before. Raises InvalidInput for unknown values."""
+    if not 1 <= limit <= LISTING_MAX:
+        raise InvalidInput(field="limit", reason=f"it is 1 to {LISTING_MAX}")
+    chosen = _selected().order_by(table.c.id.desc()).limit(limit)
+    for column, value, known in (
+        (table.c.status, status, Status),
+        (table.c.kind, kind, Kind),
+        (table.c.outcome, outcome, ("unknown",)),
+    ):
+        if value is not None:
+            if value not in [str(item) for item in known]:
+                raise InvalidInput(field=column.name, reason=f"{value!r} is none of {', '.join(map(str, known))}")
+            chosen = chosen.where(column == value)
+    if asset is not None:
+        chosen = chosen.where(table.c.asset == asset_of(asset).code)
+    if account is not None:
+        number = ids.account_number(account)
+        mine = [_debit.c.name == account, _credit.c.name == account]
+        if number is not None:
+            mine = [table.c.debit_account == number, table.c.credit_account == number]
+        chosen = chosen.where(mine[0] | mine[1])
+    for column, value in ((table.c.rail, rail), (table.c.batch_id, batch), (table.c.review, review)):
+        if value is not None:
+            chosen = chosen.where(column == value)
+    if since is not None:
+        chosen = chosen.where(table.c.created_at >= since)
+    if until is not None:
+        chosen = chosen.where(table.c.created_at < until)
+    if after is not None:
+        chosen = chosen.where(table.c.id < after)
+    return [_row(row) for row in await unit.execute(chosen)]
+
+
+async def history(unit: Unit, transaction_id: str) -> list[HistoryRow]:
+    """How a transaction came to be what it is, oldest first."""
+    return [HistoryRow(*row) for row in await unit.rows(SQL["history"], id=transaction_id)]
+
+
+async def attempts(unit: Unit, transaction_id: str) -> list[AttemptRow]:
+    """Every step at a PSP, for a transaction and its refunds."""
+    return [AttemptRow(*row) for row in await unit.rows(SQL["attempts"], id=transaction_id)]
+
+
+def _selected() -> Select[Any]:
+    joined = table.join(_debit, _debit.c.id == table.c.debit_account).join(
+        _credit, _credit.c.id == table.c.credit_account
+    )
+    return select(table, _debit.c.name.label("debit"), _credit.c.name.label("credit")).select_from(joined)
+
+
+def _row(row: Any) -> TransactionRow:
+    return TransactionRow(
+        id=row["id"],
+        kind=row["kind"],
+        rail=row["rail"],
+        status=row["status"],
+        outcome=row["outcome"],
+        review=row["review"],
+        amount=Money(row["amount_minor"], row["asset"]),
+        debit=row["debit"],
+        credit=row["credit"],
+        reason=row["reason"],
+        captured_minor=row["captured_minor"],
+        fee_minor=row["fee_minor"],
+        refunding_minor=row["refunding_minor"],
+        refunded_minor=row["refunded_minor"],
+        payment_method=row["payment_method"],
+        psp_reference=row["psp_reference"],
+        charge_reference=row["charge_reference"],
+        parent_id=row["parent_id"],
+        batch_id=row["batch_id"],
+        actor=row["actor"],
+        metadata=row["metadata"],
+        settling_at=row["settling_at"],
+        effective_at=row["effective_at"],
+        created_at=row["created_at"],
+        final_at=row["final_at"],
+    )

@@ -1,0 +1,79 @@
+"""Real servers, started once a run; each test has its own database, streams and key prefix on them."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import msgspec
+import psycopg
+import pytest
+
+from pasys import migration
+from pasys.config import Settings
+from pasys.db import Database, Unit
+from pasys.stack.servers import running_servers
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def servers() -> Iterator[Settings]:
+    """PostgreSQL, NATS and Valkey, and settings that point at them. Durability is off here and only here."""
+    home = Path(tempfile.mkdtemp(prefix="pasys-t"))
+    try:
+        with running_servers(home, durable=False) as endpoints:
+            yield Settings(home=str(home), actor="tester", ack_wait_s=2.0, resolve_every_s=0.2, **endpoints)
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def template(servers: Settings) -> str:
+    """A database at the newest revision; every test's own is a copy of it."""
+    name = "pasys_template"
+    with psycopg.connect(_url(servers.require("database_url"), "postgres"), autocommit=True) as connection:
+        connection.execute(f"create database {name}".encode())
+    migration.upgrade(msgspec.structs.replace(servers, database_url=_url(servers.require("database_url"), name)))
+    return name
+
+
+@pytest.fixture
+def settings(servers: Settings, template: str) -> Iterator[Settings]:
+    """Settings of a namespace that nobody else has."""
+    space = f"t{os.getpid()}_{next(_numbers)}"
+    admin = _url(servers.require("database_url"), "postgres")
+    with psycopg.connect(admin, autocommit=True) as connection:
+        connection.execute(f"create database {space} template {template} strategy file_copy".encode())
+    yield msgspec.structs.replace(
+        servers,
+        database_url=_url(servers.require("database_url"), space),
+        bus_prefix=space,
+        redis_prefix=space,
+    )
+    with psycopg.connect(admin, autocommit=True) as connection:
+        connection.execute(f"drop database if exists {space} with (force)".encode())
+
+
+@pytest.fixture
+async def db(settings: Settings) -> AsyncIterator[Database]:
+    """The test's own database, at the newest revision."""
+    database = Database(settings, connections_max=12)
+    yield database
+    await database.close()
+
+
+@pytest.fixture
+async def unit(db: Database) -> AsyncIterator[Unit]:
+    """An open unit; it commits when the test ends well."""
+    async with db.unit() as opened:
+        yield opened
+
+
+def _url(url: str, database: str) -> str:
+    head, _, query = url.partition("?")
+    return f"{head.rsplit('/', 1)[0]}/{database}" + (f"?{query}" if query else "")
