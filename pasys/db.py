@@ -16,6 +16,7 @@ from datetime import UTC, datetime, timedelta
 from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 import psycopg
 from psycopg import errors as pg_errors
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import RowMapping
 
 OUTBOX_CHANNEL = "pasys_outbox"
+_BY_INDEX = (
+    "-c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off -c plan_cache_mode=force_generic_plan"
+)
 _BLOCK = re.compile(r"^-- :(\w+)[ \t]*(.*)\n((?:--.*\n)*)", re.MULTILINE)
 _ANNOUNCE = """
 with announced as (
@@ -96,8 +100,9 @@ class Unit:
 
     async def rows(self, sql: str, **values: Any) -> list[Any]:
         """Run SQL as it is written; named tuples."""
+        bound = {name: array(value) if type(value) is list else value for name, value in values.items()}
         async with self._driver.cursor(row_factory=namedtuple_row) as cursor:
-            await cursor.execute(sql.encode(), values or None)
+            await cursor.execute(sql.encode(), bound or None)
             return await cursor.fetchall() if cursor.description else []
 
     async def row(self, sql: str, **values: Any) -> Any | None:
@@ -147,15 +152,42 @@ class Unit:
             await self.rows("select pg_notify(%(channel)s, '')", channel=OUTBOX_CHANNEL)
 
 
+def array(items: list[Any]) -> str:
+    """A list as PostgreSQL writes an array, for `%(name)s::type[]`. The driver's own way costs four times as much."""
+    if items and all(type(item) is str for item in items):
+        text = "".join(items)
+        if '"' not in text and "\\" not in text:
+            return '{"' + '","'.join(items) + '"}'
+    return "{" + ",".join(map(_element, items)) + "}"
+
+
+def _element(item: Any) -> str:
+    if item is None:
+        return "NULL"
+    if type(item) is str:
+        escaped = item.replace("\\", "\\\\").replace('"', '\\"')
+        return f'"{escaped}"'
+    if type(item) is bytes:
+        return f'"\\\\x{item.hex()}"'
+    if isinstance(item, datetime):
+        return f'"{item.isoformat()}"'
+    assert isinstance(item, int | float | UUID), f"no array of {type(item).__name__}"
+    return str(item)
+
+
 def correlation_of(event: Event) -> str:
     """The entity that an event's story is about: its transaction or run, else the event's own entity."""
     return getattr(event, "transaction_id", None) or getattr(event, "run_id", None) or event.entity_id
 
 
 class Database:
-    """A pool of connections to one PostgreSQL. Errors of the server become errors of pasys here, and only here."""
+    """A pool of connections to one PostgreSQL. Errors of the server become errors of pasys here, and only here.
 
-    def __init__(self, settings: Settings, *, connections_max: int = 4) -> None:
+    `by_index` is for those who only ever look rows up by their keys, in batches, for a long time: their plans are made
+    once, while tables may still be empty, and must still be right when they are full.
+    """
+
+    def __init__(self, settings: Settings, *, connections_max: int = 4, by_index: bool = False) -> None:
         self.settings = settings
         self.url = settings.require("database_url")
         self._engine = create_async_engine(
@@ -164,7 +196,12 @@ class Database:
             max_overflow=0,
             pool_timeout=60,
             pool_pre_ping=False,
-            connect_args={"prepare_threshold": 3, "connect_timeout": 10, "application_name": "pasys"},
+            connect_args={
+                "prepare_threshold": 3,
+                "connect_timeout": 10,
+                "application_name": "pasys",
+                "options": _BY_INDEX if by_index else "",
+            },
         )
 
     async def close(self) -> None:

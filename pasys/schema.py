@@ -231,6 +231,17 @@ import_batch = Table(
     UniqueConstraint("actor", "file_hash"),
 )
 
+# The rows of an import that a rule refused, so that an import which was interrupted can still list all of them.
+import_refusal = Table(
+    "import_refusal",
+    metadata,
+    Column("batch_id", Id, primary_key=True),
+    Column("line", Integer, primary_key=True, autoincrement=False),
+    Column("key", Text),
+    Column("rule", Text, nullable=False),
+    Column("message", Text, nullable=False),
+)
+
 # Every call of a PSP, on record before it is made.
 attempt = Table(
     "attempt",
@@ -341,7 +352,7 @@ fraud_decision = Table(
     Column("decided_by", Text, nullable=False),
     Column("at", Time, nullable=False),
     _one_of("outcome", "cleared", "review", "flagged"),
-    Index("fraud_decision_transaction_id_idx", "transaction_id"),
+    Index("fraud_decision_transaction_id_idx", "transaction_id", "id"),
 )
 
 # Reconciliation ------------------------------------------------------------------------------------------------------
@@ -421,6 +432,7 @@ reconciliation_break = Table(
     ),
     _one_of("status", "open", "resolved"),
     Index("reconciliation_break_entity_id_idx", "entity_id"),
+    Index("reconciliation_break_line_id_idx", "line_id"),
     Index("reconciliation_break_open_idx", "psp", "id", postgresql_where=text("status = 'open'")),
 )
 

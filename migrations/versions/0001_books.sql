@@ -158,6 +158,15 @@ create table import_batch (
     CONSTRAINT import_batch_actor_file_hash_key UNIQUE (actor, file_hash)
 );
 
+create table import_refusal (
+    batch_id TEXT COLLATE "C" NOT NULL,
+    line INTEGER NOT NULL,
+    key TEXT,
+    rule TEXT NOT NULL,
+    message TEXT NOT NULL,
+    CONSTRAINT import_refusal_pkey PRIMARY KEY (batch_id, line)
+);
+
 create table attempt (
     entity_id TEXT COLLATE "C" NOT NULL,
     step TEXT COLLATE "C" NOT NULL,
@@ -241,7 +250,7 @@ create table fraud_decision (
     CONSTRAINT fraud_decision_pkey PRIMARY KEY (id),
     CONSTRAINT fraud_decision_outcome_check CHECK (outcome in ('cleared', 'review', 'flagged'))
 );
-CREATE INDEX fraud_decision_transaction_id_idx ON fraud_decision (transaction_id);
+CREATE INDEX fraud_decision_transaction_id_idx ON fraud_decision (transaction_id, id);
 
 create table reconciliation_run (
     id TEXT COLLATE "C" NOT NULL,

@@ -64,10 +64,11 @@ async def succeed(unit: Unit, events: Sequence[SettlementSucceeded]) -> list[Eve
     """Record captures: the hold becomes money, the merchant is credited, the PSP's fee is booked."""
     answers = {event.transaction_id: event for event in events}
     rows = await lock(unit, answers)
-    pending = {row.id: await _pending(unit, row) for row in rows.values()}
+    debtors = await _receivables(unit, rows.values())
+    pending = {row.id: _pending(unit, row, debtors[row.rail, row.asset]) for row in rows.values()}
     await _record_attempts(unit, [answers[transaction_id] for transaction_id in pending])
     transfers = {id: settled(payment, answers[id].captured_minor) for id, payment in pending.items()}
-    fees = await _fees(unit, [answers[id] for id, made in transfers.items() if made], rows)
+    fees = await _fees(unit, [answers[id] for id, made in transfers.items() if made], pending)
     await ledger.post(unit, [t for id, made in transfers.items() for t in (*made, *fees.get(id, ()))])
     moves = [
         _arrived(payment, answers[id], [*transfers[id], *fees.get(id, ())])
@@ -82,7 +83,13 @@ async def succeed(unit: Unit, events: Sequence[SettlementSucceeded]) -> list[Eve
     return said
 
 
-async def _pending(unit: Unit, row: Any) -> Pending:
+async def _receivables(unit: Unit, rows: Iterable[Any]) -> dict[tuple[str, str], int]:
+    """The accounts of what the PSPs owe us, by (rail, asset)."""
+    kept = {(row.rail, row.asset) for row in rows}
+    return {(rail, asset): await account.system(unit, receivable(rail), asset) for rail, asset in sorted(kept)}
+
+
+def _pending(unit: Unit, row: Any, debtor: int) -> Pending:
     hold = open_hold(row)
     kind = Kind(row.kind)
     deposit = kind is Kind.DEPOSIT
@@ -97,7 +104,7 @@ async def _pending(unit: Unit, row: Any) -> Pending:
         hold=None if hold is None or hold.expired(unit.now) else hold,
         payer=row.credit_account if deposit else row.debit_account,
         payee=None if deposit else row.credit_account,
-        receivable=await account.system(unit, receivable(row.rail), row.asset),
+        receivable=debtor,
     )
 
 
@@ -115,19 +122,22 @@ async def _record_attempts(unit: Unit, answers: Sequence[SettlementSucceeded]) -
     )
 
 
-async def _fees(unit: Unit, answers: Sequence[SettlementSucceeded], rows: dict[str, Any]) -> dict[str, list[Transfer]]:
+async def _fees(
+    unit: Unit, answers: Sequence[SettlementSucceeded], pending: dict[str, Pending]
+) -> dict[str, list[Transfer]]:
     """What the PSP kept. A fee that it has not told yet is booked when its statement tells it."""
-    fees: dict[str, list[Transfer]] = {}
-    for answer in answers:
-        if answer.fee_minor:
-            fees[answer.transaction_id] = posting.psp_fee(
-                bearer=await account.system(unit, "fees:psp", answer.asset),
-                receivable=await account.system(unit, receivable(rows[answer.transaction_id].rail), answer.asset),
-                amount_minor=answer.fee_minor,
-                asset=answer.asset,
-                reference=answer.transaction_id,
-            )
-    return fees
+    kept = [answer for answer in answers if answer.fee_minor]
+    bearers = {asset: await account.system(unit, "fees:psp", asset) for asset in sorted({a.asset for a in kept})}
+    return {
+        answer.transaction_id: posting.psp_fee(
+            bearer=bearers[answer.asset],
+            receivable=pending[answer.transaction_id].receivable,
+            amount_minor=answer.fee_minor or 0,
+            asset=answer.asset,
+            reference=answer.transaction_id,
+        )
+        for answer in kept
+    }
 
 
 def _arrived(payment: Pending, answer: SettlementSucceeded, transfers: list[Transfer]) -> Move:
@@ -286,9 +296,7 @@ async def expire(unit: Unit) -> list[Event]:
         if row.settling_at is None
     ]
     moved = await move(unit, moves)
-    return [
-        TransactionFailed(transaction_id=id, reason="hold_expired", asset=rows[id].asset) for id in sorted(moved)
-    ]
+    return [TransactionFailed(transaction_id=id, reason="hold_expired", asset=rows[id].asset) for id in sorted(moved)]
 
 
 async def resolve(unit: Unit) -> list[SettlementRequested]:

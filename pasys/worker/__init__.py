@@ -72,7 +72,7 @@ async def run(
     instance: str | None = None,
 ) -> None:
     """Run a daemon in this event loop until `stop` is set. Waits for servers that are not there yet."""
-    db = Database(settings, connections_max=CONNECTIONS_MAX)
+    db = Database(settings, connections_max=CONNECTIONS_MAX, by_index=True)
     bus = await _connect(settings, db, daemon.name, stop)
     if bus is None:
         await db.close()
