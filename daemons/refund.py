@@ -20,7 +20,6 @@ from pasys.daemon import Daemon
 from pasys.db import Unit
 from pasys.errors import PspUnavailable, Rejected
 from pasys.events import (
-    PspNotified,
     RefundApproved,
     RefundCompleted,
     RefundDeclined,
@@ -92,12 +91,6 @@ async def release(event: RefundDeclined, unit: Unit) -> RefundReleased | None:
 async def doubt(event: RefundUnknown, unit: Unit) -> None:
     """The money stays reserved; the resolver knows when to ask."""
     await refund.doubt(unit, event)
-
-
-@daemon.on
-async def notice(events: list[PspNotified], unit: Unit) -> list[RefundSent]:
-    """A webhook leads to the same place as asking."""
-    return await refund.notice(unit, events)
 
 
 @daemon.every("resolve_every_s")

@@ -19,13 +19,14 @@ from pasys.events import (
     FraudCleared,
     FraudReview,
     PspNotified,
+    RefundSent,
     SettlementFailed,
     SettlementRequested,
     SettlementSucceeded,
     SettlementUnknown,
 )
 from pasys.money import Money
-from pasys.service import fraud, settlement
+from pasys.service import fraud, refund, settlement
 
 
 def refused(event: SettlementRequested, no: Rejected) -> SettlementFailed:
@@ -91,9 +92,9 @@ async def send(event: SettlementRequested, psp: Psp) -> SettlementSucceeded | Se
 
 
 @daemon.on
-async def notice(events: list[PspNotified], unit: Unit) -> list[SettlementRequested]:
-    """A webhook leads to the same place as asking."""
-    return await settlement.notice(unit, events)
+async def notice(events: list[PspNotified], unit: Unit) -> list[SettlementRequested | RefundSent]:
+    """A webhook leads to the same place as asking, for payments and for refunds."""
+    return [*await settlement.notice(unit, events), *await refund.notice(unit, events)]
 
 
 @daemon.every("resolve_every_s")

@@ -252,7 +252,11 @@ class Pull:
 
     async def take(self, count: int) -> list[Msg]:
         """At least one message and at most `count`: what is there."""
-        messages = [await self._queue.get()]
+        return [await self._queue.get(), *self.arrived(count - 1)]
+
+    def arrived(self, count: int) -> list[Msg]:
+        """At most `count` messages, of those that are there."""
+        messages = []
         while len(messages) < count and not self._queue.empty():
             messages.append(self._queue.get_nowait())
         if self._queue.qsize() < self._batch:

@@ -100,6 +100,7 @@ async def run(
         task.cancel()
     await asyncio.gather(*tasks, *background, return_exceptions=True)
     await relay.flush()
+    await relay.tidy()
     await doors.close()
     await bus.close()
     await db.close()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import time
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,6 +29,10 @@ from pasys.worker.relay import Relay
 
 BACKOFF_FIRST_S = 0.2
 BACKOFF_MAX_S = 30.0
+# A lane that has just been busy waits so long for company before it opens the next transaction: what a transaction
+# costs by itself is then shared by many. A lane that was idle does not wait.
+LINGER_S = 0.025
+BUSY_S = 0.05
 _CLAIM = """
 insert into inbox (handler, event_id) select %(handler)s, unnest(%(ids)s::text[])
 on conflict do nothing returning event_id
@@ -50,6 +55,20 @@ def backoff_s(attempts: int) -> float:
     return min(BACKOFF_FIRST_S * 2 ** min(attempts, 10), BACKOFF_MAX_S) * random.uniform(0.7, 1.3)
 
 
+class Busy:
+    """Whether something was done a moment ago."""
+
+    def __init__(self) -> None:
+        self._at = float("-inf")
+
+    def now(self) -> None:
+        self._at = time.monotonic()
+
+    @property
+    def lately(self) -> bool:
+        return time.monotonic() - self._at < BUSY_S
+
+
 class Lane:
     def __init__(
         self,
@@ -69,6 +88,7 @@ class Lane:
         self._db, self._bus, self._relay, self._doors, self._pulse = db, bus, relay, doors, pulse
         self._in_hand: dict[int, Msg] = {}
         self._capacity = bus.settings.batch_size
+        self._busy = Busy()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Carry messages until `stop`; then finish what is in hand and give back what is not begun."""
@@ -85,7 +105,12 @@ class Lane:
                 if not taking.done():
                     taking.cancel()
                     break
-                await self._carry(taking.result())
+                messages = taking.result()
+                if self.handler.touches_books and self._busy.lately and len(messages) < self._capacity:
+                    await asyncio.sleep(LINGER_S)
+                    messages += pull.arrived(self._capacity - len(messages))
+                await self._carry(messages)
+                self._busy.now()
         finally:
             for message in await pull.close():
                 with contextlib.suppress(*BUS_ERRORS):
@@ -275,11 +300,15 @@ class WorldLane(Lane):
         await self._answers.put((delivery, answer))
 
     async def _record_for_ever(self) -> None:
+        busy = Busy()
         while True:
             answers = [await self._answers.get()]
+            if busy.lately:
+                await asyncio.sleep(LINGER_S)
             while not self._answers.empty():
                 answers.append(self._answers.get_nowait())
             await self._record(answers)
+            busy.now()
             for _ in answers:
                 self._answers.task_done()
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Sequence
+from typing import Any
 
 import psycopg
 
@@ -22,6 +23,9 @@ from pasys.worker.log import log
 SWEEP_MAX = 500
 PUBLISH_MAX = 1_000
 POLL_S = 1.0
+TIDY_S = 0.2
+GATHER_S = 0.01
+LISTENER_LOCK = 7_082_502
 
 _SWEEP = """
 select o.event_id, e.subject || '.' || e.asset as subject, e.body
@@ -40,6 +44,7 @@ class Relay:
         self._db = db
         self._bus = bus
         self._mine: list[Announcement] = []
+        self._acked: list[str] = []
         self._wake = asyncio.Event()
         self._sweep_now = asyncio.Event()
 
@@ -51,8 +56,7 @@ class Relay:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until `stop`: publish our own, sweep the rest, listen for commands that announced something."""
-        listening = asyncio.create_task(self._listen())
-        sweeping = asyncio.create_task(self._sweep_for_ever())
+        helpers = [asyncio.create_task(part()) for part in (self._listen, self._sweep_for_ever, self._tidy_for_ever)]
         stopping = asyncio.create_task(stop.wait())
         try:
             while not stop.is_set():
@@ -61,22 +65,27 @@ class Relay:
                 waking.cancel()
                 await self.flush()
         finally:
-            for task in (listening, sweeping, stopping):
-                task.cancel()
-            await asyncio.gather(listening, sweeping, stopping, return_exceptions=True)
+            stopping.cancel()
+            for helper in helpers:
+                helper.cancel()
+            await asyncio.gather(*helpers, return_exceptions=True)
 
     async def flush(self) -> None:
         """Publish our own announcements. What the bus did not take stays in the outbox for a sweep."""
+        self._wake.clear()
         while self._mine:
             batch, self._mine = self._mine[:PUBLISH_MAX], self._mine[PUBLISH_MAX:]
+            self._acked += await self._bus.publish(batch)
+
+    async def tidy(self) -> None:
+        """Take out of the outbox what the bus has; put off a little, because one statement serves for many."""
+        while self._acked:
+            done, self._acked = self._acked[:PUBLISH_MAX], self._acked[PUBLISH_MAX:]
             try:
-                acked = await self._bus.publish(batch)
-                if acked:
-                    async with self._db.unit() as unit:
-                        await unit.rows(_DONE, ids=acked)
-            except Unavailable as error:
+                async with self._db.unit() as unit:
+                    await unit.rows(_DONE, ids=done)
+            except Unavailable as error:  # then a sweep publishes them again, and the bus drops them
                 log.warning("relay: %s", error)
-        self._wake.clear()
 
     async def sweep(self) -> int:
         """Publish one batch of what others left; how many the bus took."""
@@ -91,6 +100,7 @@ class Relay:
         while True:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._sweep_now.wait(), POLL_S)
+            await asyncio.sleep(GATHER_S)  # one sweep for everything that a burst of commands announces
             self._sweep_now.clear()
             try:
                 if self._bus.client.is_connected:
@@ -99,14 +109,27 @@ class Relay:
             except (Unavailable, *BUS_ERRORS) as error:
                 log.warning("relay: %s", error)
 
+    async def _tidy_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(TIDY_S)
+            await self.tidy()
+
     async def _listen(self) -> None:
+        """Be woken by commands that announce something: one relay listens for all, whoever has the lock."""
         url = self._db.url.replace("postgresql+psycopg://", "postgresql://", 1)
         while True:
             try:
                 async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
+                    while not await self._is_listener(connection):
+                        await asyncio.sleep(POLL_S)
                     await connection.execute(f"listen {OUTBOX_CHANNEL}".encode())
                     self._sweep_now.set()
                     async for _ in connection.notifies():
                         self._sweep_now.set()
             except psycopg.OperationalError:
                 await asyncio.sleep(POLL_S)
+
+    async def _is_listener(self, connection: psycopg.AsyncConnection[Any]) -> bool:
+        cursor = await connection.execute("select pg_try_advisory_lock(%s)", (LISTENER_LOCK,))
+        row = await cursor.fetchone()
+        return row is not None and row[0]
