@@ -253,6 +253,29 @@ class AmountNotSendable(Refused):
     fix = "Ask for an amount that {psp} can express."
 
 
+# Imports -------------------------------------------------------------------------------------------------------------
+
+
+class InvalidRows(Invalid):
+    says = "{file}: {count} of {rows} rows are not valid; line {line}: {message}"
+    fix = "Correct them, or leave them out with --skip-invalid; nothing was written."
+
+
+class ImportRefused(Refused):
+    says = "{file}: {refused} of {rows} rows were refused; line {line}: {message}"
+    fix = "With --atomic all rows are accepted or none is: nothing was written. Correct the rows, or import without it."
+
+
+class RowsRefused(Refused):
+    says = "{file}: {refused} of {rows} rows were refused, the others stand; line {line}: {message}"
+    fix = "Correct the refused rows and import them in a file of their own."
+
+
+class ImportUnderWay(Conflict):
+    says = "import {batch_id} has moved on since this run looked: somebody else runs the same file"
+    fix = "Wait until the other run has ended; running the file again goes on where it stopped."
+
+
 # Refunds -------------------------------------------------------------------------------------------------------------
 
 

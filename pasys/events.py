@@ -435,12 +435,16 @@ class StatementLine(msgspec.Struct, frozen=True, kw_only=True):
 
 @fact("reconciliation.fetched", about="run_id")
 class ReconciliationFetched(Event, frozen=True, kw_only=True):
-    """A page of the PSP's statement, as it was read. No cursor means that it was the last."""
+    """A page of the PSP's statement, as it was read. No cursor means that it was the last; `whole` that what the
+    statement does not list has not happened."""
 
     run_id: str
     psp: str
+    since: datetime
+    until: datetime
     lines: list[StatementLine]
     cursor: str | None
+    whole: bool = True
 
 
 @fact("reconciliation.unavailable", about="run_id")

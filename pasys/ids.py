@@ -38,6 +38,11 @@ def new(prefix: str) -> str:
     return f"{prefix}_{_base32(uuid7().int, 26)}"
 
 
+def earliest(prefix: str, at_ms: int) -> str:
+    """The smallest id of a kind that can be made at or after a time: a bound to compare with."""
+    return f"{prefix}_{_base32(at_ms << 80, 26)}"
+
+
 def new_account_number() -> int:
     """A new account number: positive, fits a signed 64-bit integer, sorts by time."""
     millis = time.time_ns() // 1_000_000 - _ACCOUNT_EPOCH_MS

@@ -12,11 +12,13 @@ from importlib.metadata import entry_points
 from typing import Protocol
 
 from pasys.config import Settings
+from pasys.domain.fraud import Scored, Velocity
 from pasys.errors import UnknownRail
 from pasys.events import StatementLine, TransactionCreated
 from pasys.money import Money
 
 PSP_GROUP = "pasys.psp"
+SCORER_GROUP = "pasys.scorer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,14 +138,6 @@ class Psp(Protocol):
     async def close(self) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Velocity:
-    """What an account has done lately, this payment included: window in seconds -> (count, sum in minor units)."""
-
-    payments: dict[int, tuple[int, int]]
-    declines: dict[int, int]
-
-
 class Counters(Protocol):
     """Velocity counters: fast, rebuildable, never the truth. Counting the same payment twice counts it once."""
 
@@ -151,17 +145,9 @@ class Counters(Protocol):
         """Count payments; by transaction id, what their accounts have done. Raises VelocityUnavailable."""
         ...
 
-    async def count_decline(self, *, account_id: str, transaction_id: str, at: datetime) -> None:
-        """Count a PSP's refusal. Raises VelocityUnavailable."""
+    async def count_decline(self, transaction_id: str) -> None:
+        """Count a PSP's refusal, at the time of the payment that it refused. Raises VelocityUnavailable."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class Scored:
-    """A model's opinion, 0 (good) to 1 (fraud), and which model it was."""
-
-    score: float
-    model_version: str
 
 
 class Scorer(Protocol):
@@ -184,3 +170,9 @@ def open_psp(name: str, settings: Settings) -> Psp:
     if not found:
         raise UnknownRail(rail=name, installed=", ".join(installed_psps()))
     return found[0].load()(settings)
+
+
+def open_scorer(settings: Settings) -> Scorer | None:
+    """The installed model, the first by name; None where there is none."""
+    found = sorted(entry_points(group=SCORER_GROUP), key=lambda entry: entry.name)
+    return found[0].load()(settings) if found else None

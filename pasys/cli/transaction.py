@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pasys.cli.console import Noun, ask, confirm, money, poll, say, show, show_refused
+from pasys.cli.console import Noun, ask, ask_database, confirm, money, poll, say, settings, show, show_refused
 from pasys.cli.options import (
     FINAL,
     TABLE,
     Amount,
     AssetCode,
     AssetFilter,
+    DryRun,
     IdempotencyKey,
     Limit,
     Metadata,
@@ -275,6 +276,47 @@ def resolve(transaction_id: TransactionId, timeout: Timeout = 30.0, output: Outp
         return
     ask(lambda unit: settlement.ask_again(unit, transaction_id))
     _report(transaction_id, output, wait=FINAL, timeout_s=timeout)
+
+
+@app.command(
+    "import",
+    examples="pasys tx import payments.csv --open-accounts\npasys tx import payments.csv --dry-run -o csv\n"
+    "pasys tx import payments.csv --atomic --delimiter ';' --json",
+)
+def import_(
+    file: Annotated[str, typer.Argument(metavar="FILE.csv", help="UTF-8, with a header.")],
+    open_accounts: Annotated[
+        bool, typer.Option("--open-accounts", help="Open unknown accounts: payers customers, payees merchants.")
+    ] = False,
+    atomic: Annotated[bool, typer.Option("--atomic", help="All rows, or none.")] = False,
+    dry_run: DryRun = False,
+    skip_invalid: Annotated[bool, typer.Option("--skip-invalid", help="Leave out rows that are not valid.")] = False,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, max=10_000, help="Rows in one unit.")] = 1_000,
+    delimiter: Annotated[str, typer.Option("--delimiter", metavar="CHARACTER", help="Between columns.")] = ",",
+    output: Output = TABLE,
+) -> None:
+    """Create transactions from a CSV file. The same file again goes on where it stopped, without duplicates.
+
+    Columns: key, kind, from, to, amount, asset, rail, payment_method, effective_at; others become metadata.
+    """
+    from pathlib import Path
+
+    from pasys.cli import import_file
+    from pasys.cli.import_report import bar, report
+
+    settings()  # the tokens of pasys.toml are assets too
+    source = import_file.Source(Path(file), delimiter=delimiter)
+    options = import_file.Options(
+        open_accounts=open_accounts,
+        atomic=atomic,
+        dry_run=dry_run,
+        skip_invalid=skip_invalid,
+        batch_size=batch_size,
+    )
+    with bar() as progress:
+        found = import_file.prepare(source, options, progress)
+        outcome = ask_database(lambda db: import_file.run(db, source, found, options, progress))
+    report(outcome, output, dry_run=dry_run)
 
 
 @app.command("undo", examples="pasys tx undo imp_06f2… --yes")

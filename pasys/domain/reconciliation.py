@@ -49,25 +49,12 @@ class Resolution(StrEnum):
 
 
 class Nature(StrEnum):
-    """What kind of thing of ours a line is about."""
+    """What a line is about. Adapters have three words for it; whatever else they say, the books do not expect."""
 
     CHARGE = "charge"
     REFUND = "refund"
     PAYOUT = "payout"
     OTHER = "other"
-
-
-# Stripe's words for balance transactions, https://docs.stripe.com/reports/balance-transaction-types; other adapters
-# translate into them.
-_NATURES = {
-    "charge": Nature.CHARGE,
-    "payment": Nature.CHARGE,
-    "refund": Nature.REFUND,
-    "payment_refund": Nature.REFUND,
-    "payout": Nature.PAYOUT,
-    "payout_failure": Nature.PAYOUT,
-    "payout_cancel": Nature.PAYOUT,
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,7 +158,7 @@ NOTHING = Corrected()
 
 
 def nature(line_type: str) -> Nature:
-    return _NATURES.get(line_type, Nature.OTHER)
+    return Nature(line_type) if line_type in set(Nature) else Nature.OTHER
 
 
 def compare(expected: Expected | None, line: Line, corrected: Corrected = NOTHING) -> list[Difference]:
@@ -179,11 +166,13 @@ def compare(expected: Expected | None, line: Line, corrected: Corrected = NOTHIN
 
     def differs(kind: BreakKind, difference_minor: int, **more: int) -> Difference:
         ours = {} if expected is None else expected.facts()
-        return Difference(kind, ours | {name: value for name, value in more.items() if value}, line.facts(), difference_minor)
+        return Difference(
+            kind, ours | {name: value for name, value in more.items() if value}, line.facts(), difference_minor
+        )
 
     if line.occurrence > 1:
         return [differs(BreakKind.DUPLICATE, line.net_minor)]
-    if expected is None or _second(expected, line):
+    if expected is None or is_second(expected, line):
         kind = BreakKind.MISSING_IN_LEDGER if expected is None else BreakKind.DUPLICATE
         beyond = line.net_minor - corrected.absence_minor
         return [differs(kind, beyond, corrected_minor=corrected.absence_minor)] if beyond else []
@@ -201,10 +190,18 @@ def compare(expected: Expected | None, line: Line, corrected: Corrected = NOTHIN
     return found
 
 
+def is_second(expected: Expected, line: Line) -> bool:
+    """True for a line beside the one that stands for the entity: the same charge was made twice."""
+    if expected.line_id is not None and expected.line_id != line.line_id:
+        return True
+    references = (expected.reference, line.source_id)
+    return expected.booked and None not in references and expected.reference != line.source_id
+
+
 def told_fee_minor(expected: Expected, line: Line) -> int:
     """The fee that the statement tells for the first time; 0 where there is none, or it was known before."""
     telling = expected.fee_minor is None and expected.booked and expected.asset == line.asset
-    return line.fee_minor if telling and line.occurrence == 1 and not _second(expected, line) else 0
+    return line.fee_minor if telling and line.occurrence == 1 and not is_second(expected, line) else 0
 
 
 def missing_at_psp(expected: Expected) -> Difference:
@@ -239,11 +236,3 @@ def payout(psp: str, amount_minor: int) -> Entry:
 def receivable(psp: str) -> str:
     """The account of what a PSP owes us."""
     return f"psp:{psp}:receivable"
-
-
-def _second(expected: Expected, line: Line) -> bool:
-    """True for a line beside the one that stands for the entity: the same charge was made twice."""
-    if expected.line_id is not None and expected.line_id != line.line_id:
-        return True
-    references = (expected.reference, line.source_id)
-    return expected.booked and None not in references and expected.reference != line.source_id

@@ -95,7 +95,7 @@ async def system_many(unit: Unit, names: Sequence[str], asset: str) -> dict[str,
     for name, number in found.items():
         if number not in ours:  # ours may still be rolled back
             _system[_key(unit, name, asset)] = number
-    return known | found
+    return {name: (known | found)[name] for name in names}
 
 
 async def find(unit: Unit, name_or_id: str, asset: str | None = None) -> AccountRow:

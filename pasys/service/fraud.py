@@ -6,20 +6,17 @@ that it was fraud after all.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Any
 
 import msgspec
-from psycopg.rows import namedtuple_row
 
 from pasys import ids
-from pasys.adapters import Scorer, open_scorer
-from pasys.adapters.velocity import Past, RedisCounters
-from pasys.config import Settings
-from pasys.db import Database, Unit, queries
-from pasys.domain.fraud import CARD_DECLINES, Decision, Facts, Outcome, Prepared, Reason, Scored, Velocity, decide
+from pasys.db import Unit, queries
+from pasys.domain.fraud import Decision, Facts, Outcome, Prepared, Reason, Scored, Velocity, decide
 from pasys.domain.transaction import BOOK, Status
 from pasys.errors import (
     DecisionNotFound,
@@ -30,14 +27,12 @@ from pasys.errors import (
     TransactionNotFound,
 )
 from pasys.events import FraudCleared, FraudFlagged, FraudReview, TransactionCreated
-from pasys.service.fraud_rules import current_rules, rules_of
+from pasys.service.fraud_rules import ensure_rules, rules_of
 
 SQL = queries("fraud")
 POLICY = "policy"  # who decides when the rules are late
 OVERDUE_MAX = 500
 REVIEWS_MAX = 1_000
-HISTORY_PORTION = 5_000
-CLOCKS_APART_S = 60  # an id is made by a process, a time by a unit
 Verdict = FraudCleared | FraudReview | FraudFlagged
 _EVENTS: dict[Outcome, type[FraudCleared] | type[FraudReview] | type[FraudFlagged]] = {
     Outcome.CLEARED: FraudCleared,
@@ -45,6 +40,7 @@ _EVENTS: dict[Outcome, type[FraudCleared] | type[FraudReview] | type[FraudFlagge
     Outcome.FLAGGED: FraudFlagged,
 }
 _json = msgspec.json.Encoder()
+_number = lru_cache(65_536)(ids.account_number)  # the same accounts come again and again
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +107,7 @@ async def judge(
         for row in await unit.rows(
             SQL["undecided"],
             ids=[event.transaction_id for event in events],
-            accounts=[ids.account_number(event.account_id) for event in events],
+            accounts=[_number(event.account_id) for event in events],
             policy=POLICY,
         )
     }
@@ -186,10 +182,8 @@ async def overdue(unit: Unit) -> list[FraudCleared | FraudReview]:
     before = unit.now - timedelta(seconds=unit.settings.fraud_grace_s)
     rows = await unit.rows(SQL["overdue"], before=before, limit=OVERDUE_MAX)
     reason = Reason(f"policy_{policy}", 0.0, {"grace_s": unit.settings.fraud_grace_s})
-    rules = await current_rules(unit)
-    decision = Decision(outcome, rules.rules.thresholds.review if outcome is Outcome.REVIEW else 0.0, [reason])
-    given = [_Given(row.id, row.asset, decision, {}, None, ids.new("fd")) for row in rows]
-    verdicts = await _record(unit, given, rules_version=rules.version, decided_by=POLICY)
+    given = [_Given(row.id, row.asset, Decision(outcome, 0.0, [reason]), {}, None, ids.new("fd")) for row in rows]
+    verdicts = await _record(unit, given, rules_version=await ensure_rules(unit), decided_by=POLICY)
     return [verdict for verdict in verdicts if not isinstance(verdict, FraudFlagged)]
 
 
@@ -214,18 +208,19 @@ async def reject(unit: Unit, transaction_id: str, reason: str) -> DecisionRow:
 
 
 async def _review(unit: Unit, transaction_id: str, outcome: Outcome, reason: str) -> DecisionRow:
-    row = await unit.row(SQL["judged"], id=transaction_id)
-    if row is None or not row.review or row.decision_id is None:
+    row = await _locked(unit, transaction_id)
+    if row is None or row.outcome != Outcome.REVIEW:
         raise ReviewNotFound(transaction_id=transaction_id)
+    decision = Decision(outcome, row.score, _said(row, reason))
     if await unit.row(SQL["close_review"], id=transaction_id) is None:
         raise IllegalTransition(entity_id=transaction_id, status=row.status, wanted=outcome.value)
-    return await _decide_by_hand(unit, row, Decision(outcome, row.score, _said(row, reason)))
+    return await _decide_by_hand(unit, row, decision)
 
 
 async def flag(unit: Unit, transaction_id: str, reason: str) -> DecisionRow:
     """A person says that a payment is fraud, settled or not. Raises TransactionNotFound, FlagNotPossible,
     IllegalTransition."""
-    row = await unit.row(SQL["judged"], id=transaction_id)
+    row = await _locked(unit, transaction_id)
     if row is None:
         raise TransactionNotFound(transaction_id=transaction_id)
     if row.rail == BOOK:
@@ -234,9 +229,16 @@ async def flag(unit: Unit, transaction_id: str, reason: str) -> DecisionRow:
         raise IllegalTransition(entity_id=transaction_id, status=Outcome.FLAGGED.value, wanted=Outcome.FLAGGED.value)
     if row.status not in (Status.PENDING, Status.SUCCEEDED):
         raise IllegalTransition(entity_id=transaction_id, status=row.status, wanted=Status.FRAUD.value)
+    decision = Decision(Outcome.FLAGGED, 1.0, _said(row, reason))
     if row.review:
         await unit.row(SQL["close_review"], id=transaction_id)
-    return await _decide_by_hand(unit, row, Decision(Outcome.FLAGGED, 1.0, _said(row, reason)))
+    return await _decide_by_hand(unit, row, decision)
+
+
+async def _locked(unit: Unit, transaction_id: str) -> Any | None:
+    """A transaction with the last verdict about it, whoever gave it while we waited for the lock."""
+    await unit.row(SQL["lock"], id=transaction_id)
+    return await unit.row(SQL["judged"], id=transaction_id)
 
 
 def _said(row: Any, reason: str) -> list[Reason]:
@@ -246,7 +248,7 @@ def _said(row: Any, reason: str) -> list[Reason]:
 
 
 async def _decide_by_hand(unit: Unit, row: Any, decision: Decision) -> DecisionRow:
-    version = row.rules_version or (await current_rules(unit)).version
+    version = row.rules_version or await ensure_rules(unit)
     given = _Given(row.id, row.asset, decision, {}, row.model_version, ids.new("fd"))
     unit.emit(*await _record(unit, [given], rules_version=version, decided_by=unit.actor))
     return DecisionRow(
@@ -274,57 +276,3 @@ async def explain(unit: Unit, transaction_id: str) -> list[DecisionRow]:
         known = await unit.value("select id from transaction where id = %(id)s", id=transaction_id)
         raise (DecisionNotFound if known else TransactionNotFound)(transaction_id=transaction_id)
     return [DecisionRow(*row) for row in rows]
-
-
-# The door ------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Watch:
-    """The velocity counters and, where one is installed, the model that scores payments."""
-
-    counters: RedisCounters
-    scorer: Scorer | None
-
-    async def count_payments(self, events: Sequence[TransactionCreated]) -> dict[str, Velocity]:
-        return await self.counters.count_payments(events)
-
-    async def count_decline(self, transaction_id: str) -> None:
-        await self.counters.count_decline(transaction_id)
-
-    async def scores(self, events: Sequence[TransactionCreated], velocities: dict[str, Velocity]) -> dict[str, Scored]:
-        return await self.scorer.score(events, velocities) if self.scorer is not None else {}
-
-    async def close(self) -> None:
-        await self.counters.close()
-
-
-async def open_counters(settings: Settings, db: Database) -> Watch:
-    """The counters behind REDIS_URL, which fill themselves from the books when Redis has lost them."""
-    counters = RedisCounters(settings.require("redis_url"), prefix=settings.redis_prefix, books=_Books(db))
-    return Watch(counters, open_scorer(settings))
-
-
-class _Books:
-    """What the counters are filled from; each look opens a unit of its own."""
-
-    def __init__(self, db: Database) -> None:
-        self._db = db
-
-    async def history(self, since: datetime) -> AsyncIterator[list[Past]]:
-        earliest = ids.earliest("tx", int((since.timestamp() - CLOCKS_APART_S) * 1_000))
-        values = {"earliest": earliest, "since": since, "declines": sorted(CARD_DECLINES)}
-        async with self._db.unit(actor="daemon:fraud") as unit:
-            async with unit.driver.cursor(name="history", row_factory=namedtuple_row) as cursor:
-                await cursor.execute(SQL["history"].encode(), values)
-                while rows := await cursor.fetchmany(HISTORY_PORTION):
-                    yield [_past(row, row.declined) for row in rows]
-
-    async def payment(self, transaction_id: str) -> Past | None:
-        async with self._db.unit(actor="daemon:fraud") as unit:
-            row = await unit.row(SQL["payment"], id=transaction_id)
-        return _past(row, True) if row is not None else None
-
-
-def _past(row: Any, declined: bool) -> Past:
-    return Past(ids.account_id(row.account), row.transaction_id, row.created_at, row.amount_minor, declined)

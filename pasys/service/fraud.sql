@@ -44,12 +44,16 @@ update transaction set review = false
  where id = %(id)s and review and status = 'pending'
 returning id, asset;
 
--- :judged   a transaction, locked, with the last decision about it
+-- :lock   a transaction stands still: what is read of it next is what there is
+select id from transaction where id = %(id)s for update;
+
+-- :judged   a transaction, with the last decision about it
 select t.id, t.asset, t.rail, t.status, t.review, d.outcome, d.score, d.rules_version, d.model_version,
        d.id as decision_id
-  from (select * from transaction where id = %(id)s for update) t
+  from transaction t
   left join lateral (select * from fraud_decision
-                      where transaction_id = t.id order by id desc limit 1) d on true;
+                      where transaction_id = t.id order by id desc limit 1) d on true
+ where t.id = %(id)s;
 
 -- :reviews   what waits for a person, longest first
 select t.id as transaction_id, t.kind, t.asset, t.amount_minor, a.name as account, t.payment_method,
@@ -57,7 +61,7 @@ select t.id as transaction_id, t.kind, t.asset, t.amount_minor, a.name as accoun
   from transaction t
   join account a on a.id = case when t.kind = 'deposit' then t.credit_account else t.debit_account end
   join lateral (select * from fraud_decision where transaction_id = t.id order by id desc limit 1) d on true
- where t.review and t.status = 'pending'
+ where t.review and t.status = 'pending' and d.outcome = 'review'
  order by t.id limit %(limit)s;
 
 -- :history   payments since a time, and whether a PSP refused the payer's card
@@ -68,7 +72,7 @@ select t.id as transaction_id, t.amount_minor, t.created_at,
   from transaction t
  where t.id >= %(earliest)s and t.created_at >= %(since)s and t.rail <> 'book';
 
--- :payment   one payment, as history has it
+-- :payment   a payment that a PSP has just declined, as history will have it
 select t.id as transaction_id, t.amount_minor, t.created_at,
-       case when t.kind = 'deposit' then t.credit_account else t.debit_account end as account
+       case when t.kind = 'deposit' then t.credit_account else t.debit_account end as account, true as declined
   from transaction t where t.id = %(id)s;

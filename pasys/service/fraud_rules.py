@@ -55,10 +55,6 @@ async def ensure_rules(unit: Unit) -> int:
     return found
 
 
-async def current_rules(unit: Unit) -> Prepared:
-    return await rules_of(unit, await ensure_rules(unit))
-
-
 async def rules_of(unit: Unit, version: int | None) -> Prepared:
     """A version, ready to judge; of None, the first one, which is thereby written. Raises RulesNotFound."""
     if version is None:

@@ -62,27 +62,37 @@ select line_id, occurrence, type, asset, amount_minor, fee_minor, source_id, tra
  order by created_at, line_id
  limit %(limit)s;
 
--- :payments   transactions that lines may stand for, by our id or by the PSP's
+-- :payments   transactions that lines may stand for
 select id as entity_id, asset, captured_minor as amount_minor, nullif(fee_minor, 0) as fee_minor, status,
        captured_minor > 0 as booked, status in ('initialized', 'pending') as settling, charge_reference as reference
   from transaction
- where rail = %(psp)s and (id = any (%(ids)s::text[]) or charge_reference = any (%(references)s::text[]));
+ where rail = %(psp)s and id = any (%(ids)s::text[]);
 
--- :refunds   refunds that lines may stand for, by our id or by the PSP's
+-- :payments_by_reference   the same by the PSP's own id, which is not indexed
+select id from transaction where rail = %(psp)s and charge_reference = any (%(references)s::text[]);
+
+-- :refunds   refunds that lines may stand for
 select r.id as entity_id, r.asset, -r.amount_minor as amount_minor, 0::bigint as fee_minor, r.status,
        r.status = 'completed' as booked,
        r.status in ('requested', 'awaiting_approval', 'approved', 'reserved', 'sent') as settling,
        r.psp_reference as reference
   from refund r join transaction t on t.id = r.transaction_id
- where t.rail = %(psp)s and (r.id = any (%(ids)s::text[]) or r.psp_reference = any (%(references)s::text[]));
+ where t.rail = %(psp)s and r.id = any (%(ids)s::text[]);
+
+-- :refunds_by_reference   the same by the PSP's own id, which is not indexed
+select r.id from refund r join transaction t on t.id = r.transaction_id
+ where t.rail = %(psp)s and r.psp_reference = any (%(references)s::text[]);
 
 -- :payouts   payouts that were posted by an earlier report
 select t.id::text as entity_id, t.asset, case when a.name = 'bank:main' then -t.amount else t.amount end as amount_minor,
-       0::bigint as fee_minor, 'posted' as status, true as booked, false as settling, null::text as reference
+       null::bigint as fee_minor, 'posted' as status, true as booked, false as settling, null::text as reference
   from transfer t join account a on a.id = t.debit
  where t.id = any (%(ids)s::uuid[]);
 
--- :stand_ins   the lines that stand for these entities already
+-- :stand_ins   the lines that stand for these entities already, whether they agree with them or not
+select entity_id, line_id from reconciliation_break
+ where entity_id = any (%(ids)s::text[]) and psp = %(psp)s and kind in ('amount', 'fee', 'currency', 'late')
+union all
 select matched_id, line_id from statement_line
  where matched_id = any (%(ids)s::text[]) and psp = %(psp)s and occurrence = 1;
 
@@ -127,26 +137,26 @@ update reconciliation_break b
    and again.run_id <> %(run_id)s
 returning b.id, b.run_id, b.asset;
 
--- :missing   what we booked in this window and no line stands for. A call of the PSP began at `asked_at` and its money
--- had moved by `moved_at`; a window whose lines are all read must hold both
-with ours as (
+-- :missing   what we booked in this window and no line stands for. A call of the PSP began at `requested_at` and its
+-- money had moved by `finished_at`; a window whose lines are all read must hold both
+with moved as (
+    select entity_id, transaction_id, step, finished_at from attempt
+     where psp = %(psp)s and step in ('capture', 'refund') and outcome = 'succeeded'
+       and requested_at >= %(asked_since)s and finished_at >= %(moved_since)s and finished_at < %(until)s),
+ours as (
     select t.id as entity_id, t.asset, t.captured_minor as amount_minor, t.fee_minor, t.status,
-           t.charge_reference as reference, coalesce(a.requested_at, t.created_at) as asked_at,
-           coalesce(a.finished_at, t.final_at, t.created_at) as moved_at
-      from transaction t left join attempt a on a.entity_id = t.id and a.step = 'capture'
-     where t.rail = %(psp)s and t.captured_minor > 0
+           t.charge_reference as reference, m.finished_at as moved_at
+      from moved m join transaction t on t.id = m.transaction_id
+     where m.step = 'capture' and t.captured_minor > 0
     union all
-    select r.id, r.asset, -r.amount_minor, 0, r.status, r.psp_reference, coalesce(a.requested_at, r.created_at),
-           coalesce(a.finished_at, r.final_at, r.created_at)
-      from refund r
-      join transaction t on t.id = r.transaction_id and t.rail = %(psp)s
-      left join attempt a on a.entity_id = r.id and a.step = 'refund'
-     where r.status = 'completed')
+    select r.id, r.asset, -r.amount_minor, 0, r.status, r.psp_reference, m.finished_at
+      from moved m join refund r on r.id = m.entity_id
+     where m.step = 'refund' and r.status = 'completed')
 select entity_id, asset, amount_minor, fee_minor, status, reference, moved_at
   from ours o
- where asked_at >= %(asked_since)s and moved_at >= %(moved_since)s and moved_at < %(until)s
-   and not exists (select from statement_line l where l.matched_id = o.entity_id)
-   and not exists (select from reconciliation_break b where b.entity_id = o.entity_id and b.kind <> 'duplicate')
+ where not exists (select from statement_line l where l.matched_id = o.entity_id)
+   and not exists (select from reconciliation_break b where b.entity_id = o.entity_id
+                      and b.kind in ('amount', 'fee', 'currency', 'status', 'late', 'missing_at_psp'))
  order by entity_id;
 
 -- :complete   the run, with what its window holds now

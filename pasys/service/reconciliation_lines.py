@@ -16,13 +16,23 @@ from pasys.db import Unit, queries
 from pasys.domain import posting
 from pasys.domain import reconciliation as rules
 from pasys.domain.ledger import Purpose, Transfer
-from pasys.domain.reconciliation import BreakKind, BreakStatus, Corrected, Difference, Expected, Line, Nature, Resolution
-from pasys.events import Event, StatementLine
+from pasys.domain.reconciliation import (
+    BreakKind,
+    BreakStatus,
+    Corrected,
+    Difference,
+    Expected,
+    Line,
+    Nature,
+    Resolution,
+)
+from pasys.events import ReconciliationMismatched, ReconciliationResolved, StatementLine
 from pasys.service import account, ledger
 from pasys.service.reconciliation_breaks import Finding, close, open_breaks
 
 SQL = queries("reconciliation")
 LEFT_OVER_AT_ONCE = 1_000
+Said = ReconciliationMismatched | ReconciliationResolved
 
 
 @dataclass(slots=True)
@@ -90,15 +100,15 @@ async def store(unit: Unit, run: Any, lines: Sequence[StatementLine]) -> None:
     )
 
 
-async def judge_page(unit: Unit, run: Any, line_ids: Sequence[str]) -> list[Event]:
+async def judge_page(unit: Unit, run: Any, line_ids: Sequence[str]) -> list[Said]:
     """Judge the lines of a page that agree with nothing yet."""
     rows = await unit.rows(SQL["unmatched_of_page"], psp=run.psp, run_id=run.id, line_ids=list(line_ids))
     return await _judge(unit, run, rows)
 
 
-async def judge_left_over(unit: Unit, run: Any) -> list[Event]:
+async def judge_left_over(unit: Unit, run: Any) -> list[Said]:
     """Judge the lines of earlier runs that agreed with nothing then."""
-    said: list[Event] = []
+    said: list[Said] = []
     after, after_id = run.since - timedelta(days=1), ""
     while True:
         rows = await unit.rows(
@@ -117,7 +127,7 @@ async def judge_left_over(unit: Unit, run: Any) -> list[Event]:
         after, after_id = rows[-1].created_at, rows[-1].line_id
 
 
-async def _judge(unit: Unit, run: Any, rows: Sequence[Any]) -> list[Event]:
+async def _judge(unit: Unit, run: Any, rows: Sequence[Any]) -> list[Said]:
     if not rows:
         return []
     known = await _known(unit, run.psp, rows)
@@ -126,11 +136,18 @@ async def _judge(unit: Unit, run: Any, rows: Sequence[Any]) -> list[Event]:
     for row in rows:
         line = _line(row)
         expected = known.entity(row, line)
-        if line.nature is Nature.PAYOUT and row.matched_id is None and line.occurrence == 1:
+        if _to_post(row, line):
             verdict.payouts.append(line)
         elif expected is None or not expected.settling or line.created_at <= young:
-            _compare(verdict, known, line, expected)
+            named = expected.entity_id if expected else row.refund_id or row.transaction_id
+            _compare(verdict, known, line, expected, named)
     return await _write(unit, run, verdict)
+
+
+def _to_post(row: Any, line: Line) -> bool:
+    """True for a payout that nothing was posted for."""
+    new = row.matched_id is None and line.occurrence == 1
+    return line.nature is Nature.PAYOUT and new and line.amount_minor != 0
 
 
 def _line(row: Any) -> Line:
@@ -161,21 +178,20 @@ async def _known(unit: Unit, psp: str, rows: Sequence[Any]) -> _Known:
         payments=our_payments,
         refunds=our_refunds,
         payouts={row.entity_id: _expected(row) for row in our_payouts},
-        stand_ins={row.matched_id: row.line_id for row in stand_ins},
+        stand_ins={row.entity_id: row.line_id for row in stand_ins},
         breaks=await unit.rows(SQL["known_breaks"], psp=psp, lines=line_ids, entities=entities),
     )
 
 
 async def _ours(
-    unit: Unit, query: str, psp: str, rows: Sequence[Any], our_ids: Iterable[str | None]
+    unit: Unit, noun: str, psp: str, rows: Sequence[Any], our_ids: Sequence[str | None]
 ) -> dict[str, Expected]:
-    """Entities under our id and under the PSP's."""
-    if not rows:
-        return {}
-    ids = sorted({one for one in our_ids if one})
-    # The PSP's own ids are not indexed: they are asked for only where ours are not on the line.
-    references = sorted({row.source_id for row, ours in zip(rows, our_ids, strict=True) if row.source_id and not ours})
-    found = await unit.rows(SQL[query], psp=psp, ids=ids, references=references)
+    """Entities under our id, and under the PSP's."""
+    ids = {one for one in our_ids if one}
+    nameless = sorted({row.source_id for row, ours in zip(rows, our_ids, strict=True) if row.source_id and not ours})
+    if nameless:
+        ids |= {row.id for row in await unit.rows(SQL[f"{noun}_by_reference"], psp=psp, references=nameless)}
+    found = await unit.rows(SQL[noun], psp=psp, ids=sorted(ids)) if ids else []
     by_reference = {row.reference: _expected(row) for row in found if row.reference}
     return by_reference | {row.entity_id: _expected(row) for row in found}
 
@@ -193,20 +209,17 @@ def _expected(row: Any) -> Expected:
     )
 
 
-def _compare(verdict: _Verdict, known: _Known, line: Line, expected: Expected | None) -> None:
-    """Judge one line, and remember for the next ones which entity it stands for."""
+def _compare(verdict: _Verdict, known: _Known, line: Line, expected: Expected | None, named: str | None) -> None:
+    """Judge one line, and remember for the next ones which entity it stands for. `named` is the one it speaks of."""
     about, absences = known.about(line), known.absences(expected)
     differences = rules.compare(expected, line, _corrected(about, absences))
-    standing = [found.kind for found in differences]
     verdict.agree += [b.id for b in about if b.status == BreakStatus.OPEN and not _is_among(b, differences)]
     verdict.found += [
-        Finding(found, line.asset, line.created_at, line.line_id, expected.entity_id if expected else None)
+        Finding(found, line.asset, line.created_at, line.line_id, named)
         for found in differences
         if not any(_settles(b, found) for b in about)
     ]
-    if BreakKind.DUPLICATE in standing:
-        return
-    if expected is not None and expected.booked:
+    if line.occurrence == 1 and expected is not None and expected.booked and not rules.is_second(expected, line):
         verdict.late += [b.id for b in absences if b.status == BreakStatus.OPEN]
         known.stand_ins.setdefault(expected.entity_id, line.line_id)
         if told := rules.told_fee_minor(expected, line):
@@ -226,9 +239,7 @@ def _corrected(about: Iterable[Any], absences: Iterable[Any]) -> Corrected:
             sums[BreakKind(found.kind)] += found.difference_minor
         else:
             absence_minor += found.difference_minor
-    return Corrected(
-        amount_minor=sums[BreakKind.AMOUNT], fee_minor=sums[BreakKind.FEE], absence_minor=absence_minor
-    )
+    return Corrected(amount_minor=sums[BreakKind.AMOUNT], fee_minor=sums[BreakKind.FEE], absence_minor=absence_minor)
 
 
 def _is_among(found: Any, differences: Iterable[Difference]) -> bool:
@@ -241,27 +252,29 @@ def _settles(found: Any, difference: Difference) -> bool:
     return told and _is_among(found, [difference])
 
 
-async def _write(unit: Unit, run: Any, verdict: _Verdict) -> list[Event]:
+async def _write(unit: Unit, run: Any, verdict: _Verdict) -> list[Said]:
     """The point of no return for a set of lines. Postings come last: they lock their assets."""
     payouts = await _payout_transfers(unit, run.psp, verdict.payouts)
-    verdict.matched |= {line.line_id: str(transfer.id) for line, transfer in zip(verdict.payouts, payouts, strict=True)}
+    verdict.matched |= {line_id: str(transfers[0].id) for line_id, transfers in payouts.items()}
     if verdict.matched:
         lines, entities = list(verdict.matched), list(verdict.matched.values())
         await unit.rows(SQL["mark_matched"], psp=run.psp, lines=lines, entities=entities)
-    said = await close(unit, verdict.agree, Resolution.CORRECTED)
+    said: list[Said] = []
+    said += await close(unit, verdict.agree, Resolution.CORRECTED)
     said += await close(unit, verdict.late, Resolution.LATE_LINE)
     said += await open_breaks(unit, run, verdict.found)
-    await ledger.post(unit, [*payouts, *await _told_fees(unit, run.psp, verdict.fees)])
+    fees = await _told_fees(unit, run.psp, verdict.fees)
+    await ledger.post(unit, [*(transfer for made in payouts.values() for transfer in made), *fees])
     return said
 
 
-async def _payout_transfers(unit: Unit, psp: str, lines: Sequence[Line]) -> list[Transfer]:
-    """Payouts by their report. The transfer's id is kept on the line, which is therefore posted once."""
-    transfers: list[Transfer] = []
+async def _payout_transfers(unit: Unit, psp: str, lines: Sequence[Line]) -> dict[str, list[Transfer]]:
+    """Payouts by their report. The first transfer's id is kept on the line, which is therefore posted once."""
+    transfers: dict[str, list[Transfer]] = {}
     for line in lines:
         entry = rules.payout(psp, line.amount_minor)
-        numbers = await account.system_many(unit, [entry.debit, entry.credit], line.asset)
-        transfers += posting.book_transfer(
+        numbers = await account.system_many(unit, [entry.debit, entry.credit, rules.FEES], line.asset)
+        transfers[line.line_id] = posting.book_transfer(
             debit=numbers[entry.debit],
             credit=numbers[entry.credit],
             amount_minor=entry.amount_minor,
@@ -270,6 +283,14 @@ async def _payout_transfers(unit: Unit, psp: str, lines: Sequence[Line]) -> list
             purpose=Purpose.PAYOUT,
             effective_at=line.created_at,
         )
+        if line.fee_minor > 0:
+            transfers[line.line_id] += posting.psp_fee(
+                bearer=numbers[rules.FEES],
+                receivable=numbers[rules.receivable(psp)],
+                amount_minor=line.fee_minor,
+                asset=line.asset,
+                reference=line.line_id,
+            )
     return transfers
 
 

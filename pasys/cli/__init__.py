@@ -1,0 +1,1 @@
+"""The command line: one file per noun that a person types. Parse, ask one service function, show."""

@@ -1,0 +1,347 @@
+"""A CSV file is read once, checked as a whole, and then handed to the books a chunk at a time.
+
+The next chunk is parsed while the database works on the last one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import csv
+import hashlib
+import io
+import time
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pasys.adapters import installed_psps, open_psp
+from pasys.db import Database, Unit, chunks
+from pasys.domain.import_row import BadRow, Layout, Row, accounts_of, bad_row, read_header, reader
+from pasys.domain.transaction import BOOK
+from pasys.errors import ImportRefused, InvalidInput, InvalidRows, Rejected
+from pasys.service import import_batch
+from pasys.service.import_batch import Refusal, Wanted
+from pasys.service.transaction import Created
+
+FILE_BYTES_MAX = 512 * 2**20
+BAD_ROWS_LISTED_MAX = 100
+ACCOUNTS_A_UNIT = 2_000
+Progress = Callable[[str, int, int], None]  # what is being done, rows done, rows in all
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    open_accounts: bool
+    atomic: bool
+    dry_run: bool
+    skip_invalid: bool
+    batch_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What became of a row, or in a dry run what would have."""
+
+    line: int
+    key: str | None
+    answer: str
+    status: str | None
+    rule: str | None
+    message: str | None
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What an import did. `refused` and `refusals` are the whole import's, the other counts this run's."""
+
+    batch: str | None
+    file: str
+    state: str
+    rows: int
+    done_before: int = 0
+    created: int = 0
+    replayed: int = 0
+    refused: int = 0
+    invalid: int = 0
+    accounts_opened: int = 0
+    seconds: float = 0.0
+    rate: float = 0.0
+    refusals: list[Refusal] = field(default_factory=list)
+    invalid_rows: list[BadRow] = field(default_factory=list)
+    answers: list[Answer] = field(default_factory=list)
+
+
+# The file ------------------------------------------------------------------------------------------------------------
+
+
+class Source:
+    """The bytes of a file, and the cells of its lines."""
+
+    def __init__(self, path: Path, *, delimiter: str) -> None:
+        if len(delimiter) != 1 or delimiter in '"\r\n':
+            raise InvalidInput(field="delimiter", reason=f"{delimiter!r} is not one character that can separate")
+        self.name, self._delimiter = path.name, delimiter
+        try:
+            with path.open("rb") as file:
+                self._content = file.read(FILE_BYTES_MAX + 1)
+        except OSError as error:
+            raise InvalidInput(field="file", reason=f"{path}: {error.strerror}") from None
+        if len(self._content) > FILE_BYTES_MAX:
+            raise InvalidInput(field="file", reason=f"{path} has more than {FILE_BYTES_MAX >> 20} MiB; split it")
+        if b"\0" in self._content:
+            line = self._content.count(b"\n", 0, self._content.index(b"\0")) + 1
+            raise InvalidInput(field="file", reason=f"line {line} has a NUL byte; save the file as UTF-8")
+        self.hash = hashlib.sha256(self._content).digest()
+
+    def lines(self) -> Iterator[tuple[int, list[str]]]:
+        """The line on which a row begins, and its cells; the header comes first. Empty lines are left out."""
+        text = io.TextIOWrapper(io.BytesIO(self._content), encoding="utf-8-sig", newline="")
+        rows = csv.reader(text, delimiter=self._delimiter, strict=True)
+        while True:
+            line = rows.line_num + 1
+            try:
+                cells = next(rows)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                raise InvalidInput(field="file", reason=f"line {line} is no CSV: {error}") from None
+            except UnicodeDecodeError as error:
+                raise InvalidInput(field="file", reason=f"at line {line} or soon after: {error}") from None
+            if any(cells) and not all(map(_blank, cells)):
+                yield line, cells
+
+    def layout(self) -> Layout:
+        """The header's. Raises InvalidInput, which names the column."""
+        _, header = next(self.lines(), (1, []))
+        if not header:
+            raise InvalidInput(field="file", reason=f"{self.name} is empty")
+        try:
+            return read_header(header)
+        except InvalidInput:
+            other = next((other for other in ";\t|" if len(header) == 1 and other in header[0]), None)
+            if other is None:
+                raise
+            reason = f"the columns are separated by {other!r}; say so with --delimiter"
+            raise InvalidInput(field="delimiter", reason=reason) from None
+
+
+def _blank(cell: str) -> bool:
+    return not cell or cell.isspace()
+
+
+@dataclass(slots=True)
+class Survey:
+    """What a file holds, found before anything is written."""
+
+    layout: Layout
+    rails: frozenset[str]
+    rows: int = 0
+    bad: list[BadRow] = field(default_factory=list)
+    bad_lines: set[int] = field(default_factory=set)
+    accounts: dict[tuple[str, str], str] = field(default_factory=dict)
+    rails_used: set[str] = field(default_factory=set)
+
+    def refuse(self, line: int, key: str | None, no: Rejected) -> None:
+        self.bad_lines.add(line)
+        if len(self.bad) < BAD_ROWS_LISTED_MAX:
+            self.bad.append(bad_row(line, key, no))
+
+    def wants(self, row: Row) -> None:
+        for name, account_type in accounts_of(row):
+            if self.accounts.get((name, row.amount.asset)) != "merchant":  # who sells also buys
+                self.accounts[name, row.amount.asset] = account_type
+
+
+def survey(source: Source, rails: Collection[str], *, accounts: bool, progress: Progress) -> Survey:
+    """Read the whole file and check every row of it. Raises InvalidInput for what is wrong with the file itself."""
+    found = Survey(source.layout(), frozenset(rails))
+    read, seen = reader(found.layout, found.rails), {}
+    key_at = found.layout.place.get("key")
+    lines = source.lines()
+    next(lines)
+    for line, cells in lines:
+        found.rows += 1
+        try:
+            row = read(line, cells)
+            if row.key is not None and seen.setdefault(row.key, line) != line:
+                raise InvalidInput(field="key", reason=f"{row.key!r} stands on line {seen[row.key]} already")
+            if accounts:
+                found.wants(row)
+            found.rails_used.add(row.rail)
+        except Rejected as no:
+            key = cells[key_at].strip() if key_at is not None and key_at < len(cells) else None
+            found.refuse(line, key or None, no)
+        if not found.rows % 5_000:
+            progress("checking", found.rows, 0)
+    if not found.rows:
+        raise InvalidInput(field="file", reason=f"{source.name} has a header and no rows")
+    return found
+
+
+def parsed(source: Source, found: Survey, *, done: int, size: int) -> Iterator[tuple[int, list[Row]]]:
+    """The rows behind the first `done`, a chunk at a time: how many the file has there, and those that are valid."""
+    read = reader(found.layout, found.rails)
+    rows: list[Row] = []
+    count = 0
+    for ordinal, (line, cells) in enumerate(source.lines()):
+        if ordinal <= done:  # the header, and what is done
+            continue
+        count += 1
+        if line not in found.bad_lines:
+            rows.append(read(line, cells))
+        if count == size:
+            yield count, rows
+            rows, count = [], 0
+    if count:
+        yield count, rows
+
+
+# The import ----------------------------------------------------------------------------------------------------------
+
+
+class _UndoDryRun(Exception):
+    """Rolls the unit of a dry run back."""
+
+
+def prepare(source: Source, options: Options, progress: Progress) -> Survey:
+    """Check the file. Raises InvalidInput, and InvalidRows unless those are to be left out."""
+    found = survey(source, [BOOK, *installed_psps()], accounts=options.open_accounts, progress=progress)
+    if found.bad and not options.skip_invalid:
+        first = found.bad[0]
+        raise InvalidRows(
+            file=source.name,
+            count=len(found.bad_lines),
+            rows=found.rows,
+            line=first.line,
+            message=first.message,
+            invalid_rows=found.bad,
+        )
+    return found
+
+
+async def run(db: Database, source: Source, found: Survey, options: Options, progress: Progress) -> Outcome:
+    """Import a file that was checked. Raises ImportRefused where it was to be atomic and a row was refused."""
+    for rail in sorted(found.rails_used - {BOOK}):  # one that cannot be opened would refuse every row, slowly
+        await open_psp(rail, db.settings).close()
+    job = _Import(source, found, options, progress)
+    started = time.monotonic()
+    if options.dry_run:
+        await job.try_out(db)
+    elif options.atomic:
+        await job.all_or_none(db)
+    else:
+        await job.go_on(db)
+    outcome = job.outcome
+    outcome.seconds = round(time.monotonic() - started, 3)
+    outcome.rate = round((outcome.rows - outcome.done_before) / max(outcome.seconds, 0.001), 1)
+    return outcome
+
+
+class _Import:
+    """One run over one file."""
+
+    def __init__(self, source: Source, found: Survey, options: Options, progress: Progress) -> None:
+        self._source, self._found, self._options, self._progress = source, found, options, progress
+        self.outcome = Outcome(None, source.name, "finished", found.rows)
+        self.outcome.invalid, self.outcome.invalid_rows = len(found.bad_lines), found.bad
+
+    async def go_on(self, db: Database) -> None:
+        """Chunk by chunk, each in a unit of its own, from where the last run stopped."""
+        async with db.unit() as unit:
+            batch = await self._begin(unit)
+        if batch.finished_at is None:
+            for wanted in self._accounts():
+                async with db.unit() as unit:
+                    self.outcome.accounts_opened += await import_batch.open_accounts(unit, wanted)
+            done = batch.rows_done
+            async for count, rows in self._chunks(done):
+                async with db.unit() as unit:
+                    answers = await import_batch.advance(unit, batch.id, rows, done=done, count=count)
+                done += count
+                self._count(rows, answers, done)
+        async with db.unit() as unit:
+            self.outcome.refusals = await import_batch.refusals(unit, batch.id)
+        self.outcome.refused = len(self.outcome.refusals)
+
+    async def all_or_none(self, db: Database) -> None:
+        async with db.unit() as unit:
+            batch = await self._begin(unit)
+            if batch.finished_at is None and batch.rows_done:
+                reason = f"{batch.id} has imported {batch.rows_done} rows already; run it without --atomic"
+                raise InvalidInput(field="atomic", reason=reason)
+            await self._whole(unit, batch)
+            if self.outcome.refusals and batch.finished_at is None:
+                first = self.outcome.refusals[0]
+                raise ImportRefused(
+                    file=self._source.name,
+                    refused=self.outcome.refused,
+                    rows=self.outcome.rows,
+                    line=first.line,
+                    message=first.message,
+                    refusals=self.outcome.refusals,
+                )
+
+    async def try_out(self, db: Database) -> None:
+        """The real run in one unit, which is rolled back."""
+        with contextlib.suppress(_UndoDryRun):
+            async with db.unit() as unit:
+                batch = await self._begin(unit)
+                await self._whole(unit, batch)
+                if batch.finished_at is None:
+                    self.outcome.state = "dry run"
+                if batch.rows_done == 0:
+                    self.outcome.batch = None  # it goes with its unit
+                raise _UndoDryRun
+
+    async def _begin(self, unit: Unit) -> import_batch.Batch:
+        source = self._source
+        batch = await import_batch.begin(
+            unit, file_name=source.name, file_hash=source.hash, rows_total=self._found.rows
+        )
+        self.outcome.batch, self.outcome.done_before = batch.id, batch.rows_done
+        if batch.finished_at is not None:
+            self.outcome.state = "finished before"
+        return batch
+
+    async def _whole(self, unit: Unit, batch: import_batch.Batch) -> None:
+        """What is left of the file, in one unit; of a finished one, what was refused."""
+        self.outcome.refusals = await import_batch.refusals(unit, batch.id)
+        self.outcome.refused = len(self.outcome.refusals)
+        if batch.finished_at is not None:
+            return
+        for wanted in self._accounts():
+            self.outcome.accounts_opened += await import_batch.open_accounts(unit, wanted)
+        done = batch.rows_done
+        async for count, rows in self._chunks(done):
+            answers = await import_batch.advance(unit, batch.id, rows, done=done, count=count)
+            done += count
+            self._count(rows, answers, done)
+            self.outcome.refusals += import_batch.refusals_of(rows, answers)
+            if self._options.dry_run:
+                self.outcome.answers += map(_answer, rows, answers)
+        self.outcome.refused = len(self.outcome.refusals)
+
+    def _accounts(self) -> Iterator[list[Wanted]]:
+        wanted = sorted(Wanted(name, asset, kind) for (name, asset), kind in self._found.accounts.items())
+        return (list(portion) for portion in chunks(wanted, ACCOUNTS_A_UNIT))
+
+    async def _chunks(self, done: int) -> AsyncIterator[tuple[int, list[Row]]]:
+        portions = parsed(self._source, self._found, done=done, size=self._options.batch_size)
+        upcoming: asyncio.Future[Any] = asyncio.ensure_future(asyncio.to_thread(next, portions, None))
+        while (portion := await upcoming) is not None:
+            upcoming = asyncio.ensure_future(asyncio.to_thread(next, portions, None))
+            yield portion
+
+    def _count(self, rows: list[Row], answers: list[Created], done: int) -> None:
+        self.outcome.created += sum(answer.refusal is None and not answer.replayed for answer in answers)
+        self.outcome.replayed += sum(answer.replayed for answer in answers)
+        self._progress("importing", done, self._found.rows)
+
+
+def _answer(row: Row, created: Created) -> Answer:
+    if created.refusal is not None:
+        rule, message = import_batch.rule_of(created.refusal), str(created.refusal)
+        return Answer(row.line, row.key, "refused", None, rule, message)
+    return Answer(row.line, row.key, "replayed" if created.replayed else "created", str(created.status), None, None)

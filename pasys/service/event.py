@@ -1,0 +1,76 @@
+"""Events are sent again: a dead letter to its subject, or the log of what was announced to a bus that lost its tail.
+
+Both are harmless to repeat: a handler that has had an event ignores it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from nats.js.errors import APIError
+from sqlalchemy import func, select
+from sqlalchemy.dialects.postgresql import insert
+
+from pasys import ids
+from pasys.bus import BUS_ERRORS, Bus, DeadLetter
+from pasys.db import OUTBOX_CHANNEL, Unit
+from pasys.errors import BusUnavailable
+from pasys.schema import event, outbox
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """A dead letter that is on its way again; its handler will park it anew if it still cannot be handled."""
+
+    sequence: int
+    subject: str
+    handler: str
+    event_id: str
+
+
+async def replay_dead(bus: Bus, sequence: int) -> Replayed:
+    """Publish a dead letter to its subject, then forget it. Raises DeadLetterNotFound, BusUnavailable."""
+    return await _replay(bus, await bus.dead_letter(sequence))
+
+
+async def replay_all_dead(bus: Bus) -> list[Replayed]:
+    """Every dead letter that stands there now, oldest first; one that is parked again meanwhile stays."""
+    return [await _replay(bus, letter) for letter in await dead_letters(bus)]
+
+
+async def dead_letters(bus: Bus, *, limit: int = 1_000) -> list[DeadLetter]:
+    """What stands aside, oldest first. Raises BusUnavailable."""
+    try:
+        nothing = not (await bus.js.stream_info(bus.dead)).state.messages
+        return [] if nothing else await bus.dead_letters(limit=limit)
+    except (*BUS_ERRORS, APIError) as error:
+        raise BusUnavailable(reason=str(error) or type(error).__name__) from None
+
+
+async def _replay(bus: Bus, letter: DeadLetter) -> Replayed:
+    # The event's own id as message id would be dropped as a duplicate.
+    headers = {"Nats-Msg-Id": ids.new("replay")}
+    try:
+        await bus.js.publish(f"{bus.prefix}{letter.subject}", letter.body, headers=headers)
+        await bus.forget(letter.sequence)
+    except (*BUS_ERRORS, APIError) as error:
+        raise BusUnavailable(reason=str(error) or type(error).__name__) from None
+    return Replayed(letter.sequence, letter.subject, letter.handler, letter.event_id)
+
+
+async def announced_since(unit: Unit, since: datetime) -> int:
+    """How many events the log holds from then on."""
+    row = await unit.one(select(func.count().label("events")).select_from(event).where(event.c.at >= since))
+    assert row is not None
+    return row["events"]
+
+
+async def announce_again(unit: Unit, since: datetime) -> int:
+    """Put everything that was announced from then on back into the outbox; how many events that are."""
+    again = select(event.c.id).where(event.c.at >= since).order_by(event.c.id)
+    put = insert(outbox).from_select(["event_id"], again).on_conflict_do_nothing().returning(outbox.c.event_id)
+    rows = await unit.execute(put)
+    if rows:
+        await unit.rows("select pg_notify(%(channel)s, '')", channel=OUTBOX_CHANNEL)
+    return len(rows)

@@ -1,0 +1,146 @@
+"""What is wrong with this machine and this home, each fault with what cures it. It changes nothing."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pasys import config
+from pasys.config import Settings
+from pasys.errors import PasysError
+from pasys.stack import client, disk, identity, locate, plan, ports
+from pasys.stack.home import SOCKET_NAME_MAX, SOCKET_PATH_MAX, Home, read_json
+
+PYTHON_MIN = (3, 11)
+SPACE_WANTED_BYTES = 1024 * disk.MIB
+CLOCK_EARLIEST = 1_767_225_600  # 2026-01-01: a clock before this code was written is wrong
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """`says` is one sentence about what was found; `fix` is empty where it is as it should be."""
+
+    name: str
+    ok: bool
+    says: str
+    fix: str = ""
+
+
+def doctor(home: Path) -> list[Finding]:
+    """Every check, in the order in which a fault would show."""
+    place = Home(home.absolute())
+    findings = [_python(), *_home(place), _space(place), _clock(), _socket_length(place)]
+    try:
+        operator = config.load(place.root, recorded=False)
+    except PasysError as error:
+        return [*findings, Finding("settings", False, str(error), error.advice)]
+    findings += [Finding("settings", True, "pasys.toml and the environment are valid")]
+    findings += _binaries(operator)
+    status = client.status(place.root)
+    findings += _ports(place, operator, running=status.running)
+    if not status.running:
+        return [*findings, Finding("stack", True, "nothing is running; `pasys up -d` starts it")]
+    findings += [_service(place, state) for state in status.services]
+    findings += [] if any(not finding.ok for finding in findings) else [_schema(place)]
+    return findings
+
+
+def _python() -> Finding:
+    found = ".".join(map(str, sys.version_info[:3]))
+    ok = sys.version_info >= PYTHON_MIN
+    return Finding("python", ok, f"Python {found}", "" if ok else "Install Python 3.11 or newer.")
+
+
+def _home(place: Home) -> Iterator[Finding]:
+    above = next(folder for folder in (place.root, *place.root.parents) if folder.exists())
+    if not os.access(above, os.W_OK | os.X_OK):
+        fix = f"Give yourself {above}, or choose another home with --home."
+        yield Finding("home", False, f"{place.root} is not writable", fix)
+        return
+    mode = place.root.stat().st_mode & 0o777 if place.root.exists() else 0o700
+    if mode & 0o022:
+        says = f"{place.root} has mode {mode:o}: others could replace what is in it"
+        yield Finding("home", False, says, f"chmod 700 '{place.root}'")
+    else:
+        yield Finding("home", True, f"{place.root} has mode {mode:o}")
+    for folder in (place.data, place.secrets, place.run, place.logs):
+        if folder.exists() and folder.stat().st_mode & 0o077:
+            yield Finding("home", False, f"{folder} can be read by others", f"chmod 700 '{folder}'")
+
+
+def _space(place: Home) -> Finding:
+    free = disk.free(place.root)
+    says = f"{disk.words(free)} free at {place.root}"
+    if free < SPACE_WANTED_BYTES:
+        fix = f"Free some space: {disk.words(SPACE_WANTED_BYTES)} is the least for calm work."
+        return Finding("disk", False, says, fix)
+    return Finding("disk", True, says)
+
+
+def _clock() -> Finding:
+    now = time.time()
+    ok = now > CLOCK_EARLIEST
+    says = time.strftime("the clock says %Y-%m-%d %H:%M:%S UTC", time.gmtime(now))
+    return Finding("clock", ok, says, "" if ok else "Set the clock: `timedatectl set-ntp true`.")
+
+
+def _socket_length(place: Home) -> Finding:
+    length = len(os.fsencode(place.run)) + SOCKET_NAME_MAX
+    if length <= SOCKET_PATH_MAX:
+        return Finding("sockets", True, f"sockets lie in {place.run}")
+    return Finding("sockets", True, f"{place.run} is too long for a socket; a short private folder is used instead")
+
+
+def _binaries(operator: Settings) -> Iterator[Finding]:
+    finders: dict[str, Callable[[], Path]] = {"postgres": locate.postgres, "nats": locate.nats, "redis": locate.valkey}
+    for name, find in finders.items():
+        if getattr(operator, plan.EXTERNAL_FIELDS[name]) is not None:
+            yield Finding(f"{name} binary", True, "not needed: the address of your own is set")
+            continue
+        try:
+            yield Finding(f"{name} binary", True, str(find()))
+        except PasysError as error:
+            yield Finding(f"{name} binary", False, str(error), error.advice)
+    if operator.database_url is None:
+        try:
+            identity.accepted()
+        except PasysError as error:
+            fix = "Run pasys as an ordinary user, or set DATABASE_URL to a server of your own."
+            yield Finding("postgres user", False, str(error), fix)
+
+
+def _ports(place: Home, operator: Settings, *, running: bool) -> Iterator[Finding]:
+    if running:
+        return
+    remembered = read_json(place.secrets / "ports.json")
+    for name, port in operator.ports.items():
+        if not ports.is_free(port):
+            fix = f"Stop that process, or choose another port in pasys.toml: [ports] {name} = …"
+            yield Finding("port", False, f"port {port} for {name} is taken by {ports.holder(port)}", fix)
+    for name, port in remembered.items():
+        if name not in operator.ports and not ports.is_free(port):
+            says = f"the last port of {name}, {port}, is taken by {ports.holder(port)}; the next start chooses another"
+            yield Finding("port", True, says)
+
+
+def _service(place: Home, state: client.ServiceState) -> Finding:
+    if state.healthy:
+        return Finding(state.name, True, f"{state.state}")
+    says = f"{state.state}" + (f": {state.last_error}" if state.last_error else "")
+    said = client.tail(place.root, state.name, lines=1)
+    fix = f"`pasys logs {state.name}` shows why" + (f" (its last line: {said[:120]})" if said else "") + "; "
+    return Finding(state.name, False, says, f"{fix}then `pasys restart {state.name}`.")
+
+
+def _schema(place: Home) -> Finding:
+    from pasys import migration
+
+    try:
+        migration.check(config.load(place.root))
+    except PasysError as error:
+        return Finding("schema", False, str(error), error.advice)
+    return Finding("schema", True, f"at revision {migration.HEAD}")

@@ -1,0 +1,110 @@
+"""What ledger tests share: people with funds, transfers in one line, and a batch judged against the oracle."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+
+from pasys.db import Unit
+from pasys.domain.ledger import Hold, Kind, Purpose, Recorded, Result, Transfer
+from pasys.domain.ledger_batch import Accounts, Books
+from pasys.domain.ledger_rules import judge
+from pasys.service import account, ledger
+from tests.ledger_batches import Batches
+from tests.ledger_model import Model, ModelAccount
+
+T0 = datetime(2026, 1, 1, tzinfo=UTC)
+STATUS = {"active": 0, "frozen": 1, "closed": 2}
+
+
+def direct(debit: int, credit: int, amount_minor: int, *, asset: str = "USD", **more: object) -> Transfer:
+    fields: dict[str, object] = {"purpose": Purpose.BOOK} | more
+    return Transfer(debit=debit, credit=credit, amount_minor=amount_minor, asset=asset, **fields)  # type: ignore[arg-type]
+
+
+def hold_of(transfer: Transfer) -> Hold:
+    return Hold(
+        id=transfer.id,
+        debit=transfer.debit,
+        credit=transfer.credit,
+        amount_minor=transfer.amount_minor,
+        asset=transfer.asset,
+        expires_at=transfer.expires_at,
+        reference=transfer.reference,
+    )
+
+
+async def people(unit: Unit, *names: str, asset: str = "USD", funds: int = 0) -> list[int]:
+    """Customers, each with some funds."""
+    numbers = [(await account.open(unit, name=name, asset=asset)).number for name in names]
+    if funds:
+        source = await account.system(unit, "external:deposits", asset)
+        await ledger.post(
+            unit, [direct(source, number, funds, asset=asset, purpose=Purpose.DEPOSIT) for number in numbers]
+        )
+    return numbers
+
+
+async def posted(unit: Unit, number: int) -> int:
+    return (await ledger.balances(unit, [number]))[number].posted.minor
+
+
+def model(seed: int) -> Model:
+    """An asset's books with accounts of every sort, some of them funded from nowhere."""
+    draw = Batches(seed, []).random
+    made = Model("USD")
+    for number in range(1, draw.randint(3, 12)):
+        one = ModelAccount("EUR" if draw.random() < 0.03 else "USD", draw.choice([0, 0, 1, 1, 1, 2]))
+        one.status = draw.choice(["active"] * 12 + ["frozen", "closed"])
+        if one.flags == 2:
+            one.debits_posted = draw.choice([0, 50, 500])
+        else:
+            one.credits_posted = draw.choice([0, 50, 500])
+        made.accounts[number] = one
+    return made
+
+
+def books(oracle: Model, batch: list[Transfer], now: datetime) -> Books:
+    """What a load would have read for this batch."""
+    numbers = sorted({number for t in batch for number in (t.debit, t.credit)} & set(oracle.accounts))
+    rows = [oracle.accounts[number] for number in numbers]
+    columns = [[number, row.asset != "USD", row.flags, STATUS[row.status], row.version, row.debits_pending,
+                row.debits_posted, row.credits_pending, row.credits_posted]
+               for number, row in zip(numbers, rows, strict=True)]  # fmt: skip
+    table = np.array(columns, np.int64).reshape(len(rows), 9).T
+    ids = {t.id for t in batch} | {t.pending_id for t in batch}
+    earlier = {r.transfer.id: Recorded(r.transfer, r.result, r.seq) for r in oracle.journal if r.transfer.id in ids}
+    holds = {
+        id: replace(hold_of(known.transfer), open=id in oracle.holds)
+        for id, known in earlier.items()
+        if known.transfer.kind is Kind.PENDING and known.result is Result.ACCEPTED
+    }
+    return Books(len(oracle.journal), Accounts(table[0], table[1] != 0, *table[2:]), holds, earlier, now)
+
+
+def compare(seed: int) -> None:
+    """Several batches, each judged at once and one by one: the same answers, rows and counters."""
+    oracle = model(seed)
+    batches = Batches(seed, list(oracle.accounts))
+    now = T0
+    for _ in range(batches.random.randint(1, 6)):
+        now += timedelta(seconds=batches.random.randint(0, 30))
+        batch = batches.batch(batches.random.randint(1, batches.random.choice([3, 20, 60])), now)
+        verdict = judge(batch, books(oracle, batch, now))
+        wanted = oracle.post(batch, now)
+        columns = (verdict.result.tolist(), verdict.replayed.tolist(), verdict.seq.tolist())
+        assert list(zip(*columns, strict=True)) == [(int(r), again, seq) for r, again, seq in wanted]
+        rows = {row.seq: row.sides for row in oracle.journal}
+        sides = np.stack(
+            [verdict.debit_version, verdict.credit_version, verdict.debit_balance, verdict.credit_balance]
+        ).T
+        for i in np.flatnonzero(verdict.recorded).tolist():
+            assert rows[int(verdict.seq[i])] == tuple(sides[i].tolist())
+        changed = verdict.changed
+        for i, number in enumerate(changed.number.tolist()):
+            one = oracle.accounts[number]
+            assert (changed.version[i], changed.debits_pending[i], changed.debits_posted[i]) == (
+                one.version, one.debits_pending, one.debits_posted)  # fmt: skip
+            assert (changed.credits_pending[i], changed.credits_posted[i]) == (one.credits_pending, one.credits_posted)

@@ -1,0 +1,253 @@
+"""Accounts are opened once, found under their name, and start nothing while they are frozen or closed."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+
+import msgspec
+import pytest
+
+from pasys import events
+from pasys.db import Database, Unit
+from pasys.domain.account import TYPES, balance, clearing, debit_normal
+from pasys.domain.ledger import Purpose, Transfer
+from pasys.errors import (
+    AccountClosed,
+    AccountExists,
+    AccountFrozen,
+    AccountNotEmpty,
+    AccountNotFound,
+    IllegalTransition,
+    InvalidInput,
+    LimitExceeded,
+    UnknownAsset,
+    WrongAsset,
+)
+from pasys.service import account, ledger
+
+
+async def fund(unit: Unit, number: int, amount_minor: int, asset: str = "USD") -> None:
+    source = await account.system(unit, "external:deposits", asset)
+    await ledger.post(unit, [direct(source, number, amount_minor, asset=asset, purpose=Purpose.DEPOSIT)])
+
+
+def direct(
+    debit: int, credit: int, amount_minor: int, *, asset: str = "USD", purpose: Purpose = Purpose.BOOK
+) -> Transfer:
+    return Transfer(debit=debit, credit=credit, amount_minor=amount_minor, asset=asset, purpose=purpose)
+
+
+async def test_opened_twice_is_one_account(db: Database) -> None:
+    """Opening again with the same properties answers with the account that exists; with others it is a conflict."""
+    async with db.unit() as unit:
+        first = await account.open(unit, name="alice", asset="USD", metadata={"tier": "gold"})
+        assert await account.open(unit, name="alice", asset="USD", metadata={"tier": "gold"}) == first
+        with pytest.raises(AccountExists):
+            await account.open(unit, name="alice", asset="USD", type="merchant", metadata={"tier": "gold"})
+        with pytest.raises(AccountExists):
+            await account.open(unit, name="alice", asset="USD")
+        opened = [item for item in unit._emitted if isinstance(item, events.AccountOpened)]
+        assert [(item.account_id, item.name, item.type) for item in opened] == [(first.id, "alice", "customer")]
+
+
+async def test_opened_at_once_by_many(db: Database) -> None:
+    """Eight simultaneous openings of one name give one account and eight equal answers."""
+
+    async def one() -> str:
+        async with db.unit() as unit:
+            return (await account.open(unit, name="shop", asset="EUR", type="merchant")).id
+
+    answers = await asyncio.gather(*[one() for _ in range(8)])
+    assert len(set(answers)) == 1
+
+
+async def test_limits_follow_the_type(unit: Unit) -> None:
+    """Customers and providers cannot overdraw, merchants and the system can, and each can be told otherwise."""
+    limited = {}
+    for kind in TYPES:
+        opened = await account.open(unit, name=f"suspense:{kind}" if kind == "system" else kind, asset="USD", type=kind)
+        limited[kind] = opened.debits_must_not_exceed_credits
+    assert limited == {"customer": True, "merchant": False, "provider": True, "system": False}
+    strict = await account.open(unit, name="strict", asset="USD", type="merchant", debits_must_not_exceed_credits=True)
+    assert strict.debits_must_not_exceed_credits and not strict.credits_must_not_exceed_debits
+
+
+@pytest.mark.parametrize(
+    "name", ["", " ", "-x", "a b", "x" * 65, "acc_123", "ACC_1", "psp:stripe:receivable", "Bank:main", "suspense", "ä"]
+)
+async def test_names_that_are_refused(unit: Unit, name: str) -> None:
+    """A name is short and plain, never reads as an id, and never as one of the system's own."""
+    with pytest.raises(InvalidInput):
+        await account.open(unit, name=name, asset="USD")
+
+
+async def test_unknown_words_are_refused(unit: Unit) -> None:
+    """An unknown type, status, asset, id or limit raises; it is never dropped, so it cannot widen a listing."""
+    with pytest.raises(InvalidInput):
+        await account.open(unit, name="x", asset="USD", type="BANANA")
+    with pytest.raises(UnknownAsset):
+        await account.open(unit, name="x", asset="usd")
+    for filters in ({"type": "BANANA"}, {"status": "BANANA"}, {"ids": ["nonsense"]}, {"after": "x"}, {"limit": 0}):
+        with pytest.raises(InvalidInput):
+            await account.listing(unit, **filters)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(UnknownAsset):
+        await account.listing(unit, asset="XXQ")
+
+
+async def test_found_by_name_or_id(unit: Unit) -> None:
+    """An account is found by id or name; a name in several assets asks which, one in another asset says which."""
+    usd = await account.open(unit, name="alice", asset="USD")
+    assert await account.find(unit, "alice") == usd == await account.find(unit, usd.id, "USD")
+    with pytest.raises(WrongAsset, match="kept in USD; EUR"):
+        await account.find(unit, "alice", "EUR")
+    eur = await account.open(unit, name="alice", asset="EUR")
+    with pytest.raises(InvalidInput, match="EUR, USD"):
+        await account.find(unit, "alice")
+    assert await account.find(unit, "alice", "EUR") == eur
+    for missing in ("nobody", "acc_0000000000000"):
+        with pytest.raises(AccountNotFound):
+            await account.find(unit, missing)
+        with pytest.raises(AccountNotFound):
+            await account.balance(unit, missing)
+
+
+async def test_listing_narrows(unit: Unit) -> None:
+    """Each filter returns exactly the accounts that match, and a listing goes on after the last one seen."""
+    made = [await account.open(unit, name=f"user_{i}", asset="USD") for i in range(5)]
+    shop = await account.open(unit, name="shop", asset="EUR", type="merchant")
+    await account.freeze(unit, "user_3")
+    assert {row.name for row in await account.listing(unit, type="merchant")} == {"shop"}
+    assert {row.name for row in await account.listing(unit, status="frozen")} == {"user_3"}
+    assert {row.name for row in await account.listing(unit, asset="EUR")} == {"shop"}
+    assert {row.name for row in await account.listing(unit, ids=[made[0].id, shop.id])} == {"user_0", "shop"}
+    assert await account.listing(unit, ids=[]) == []
+    assert {row.name for row in await account.listing(unit, name_like="R_")} == {f"user_{i}" for i in range(5)}
+    first = await account.listing(unit, limit=4)
+    rest = await account.listing(unit, limit=4, after=first[-1].id)
+    assert len({row.id for row in first + rest}) == 6
+
+
+async def test_frozen_starts_nothing(db: Database) -> None:
+    """A frozen account neither pays nor is paid, but what has begun still finishes; unfrozen it pays again."""
+    async with db.unit() as unit:
+        alice = await account.open(unit, name="alice", asset="USD")
+        bob = await account.open(unit, name="bob", asset="USD")
+        flight = await account.system(unit, "refunds:in_flight", "USD")
+        await fund(unit, alice.number, 100)
+        await account.freeze(unit, "alice")
+    for pair in ((alice.number, bob.number), (bob.number, alice.number)):
+        with pytest.raises(AccountFrozen, match="account alice is frozen"):
+            async with db.unit() as unit:
+                await ledger.post(unit, [direct(*pair, 1)])
+    async with db.unit() as unit:
+        await ledger.post(unit, [direct(alice.number, flight, 40, purpose=Purpose.REFUND_RESERVE)])
+        await account.unfreeze(unit, "alice")
+        await ledger.post(unit, [direct(alice.number, bob.number, 60)])
+        assert [row.available.minor for row in await account.balance(unit, "bob")] == [60]
+
+
+async def test_only_an_empty_account_closes(db: Database) -> None:
+    """Closing needs a zero balance and nothing pending; a closed account is closed for good."""
+    async with db.unit() as unit:
+        alice = await account.open(unit, name="alice", asset="USD")
+        bob = await account.open(unit, name="bob", asset="USD")
+        await fund(unit, alice.number, 100)
+        with pytest.raises(AccountNotEmpty, match=r"alice holds 1\.00 USD and 0\.00 USD pending"):
+            await account.close(unit, "alice")
+        await ledger.post(unit, [direct(alice.number, bob.number, 100)])
+        assert (await account.close(unit, "alice")).status == "closed"
+        for move in (account.close, account.freeze, account.unfreeze):
+            with pytest.raises(IllegalTransition, match="alice is closed"):
+                await move(unit, "alice")
+        with pytest.raises(IllegalTransition):
+            await account.unfreeze(unit, "bob")
+        with pytest.raises(AccountClosed):
+            await ledger.post(unit, [direct(bob.number, alice.number, 1)])
+
+
+async def test_changes_move_the_epoch_and_are_announced(db: Database) -> None:
+    """Each change of status or limits moves the asset's epoch, so that no poster trusts an old copy of the account."""
+    async with db.unit() as unit:
+        await account.open(unit, name="shop", asset="USD", type="merchant")
+        before = await unit.value("select epoch from asset where code = 'USD'")
+        await account.freeze(unit, "shop")
+        await account.unfreeze(unit, "shop")
+        await account.change_limits(unit, "shop", debits_must_not_exceed_credits=True)
+        assert await unit.value("select epoch from asset where code = 'USD'") == before + 3
+        changes = [item.status for item in unit._emitted if isinstance(item, events.AccountChanged)]
+        assert changes == ["frozen", "active", "active"]
+
+
+async def test_a_limit_that_is_already_broken_is_refused(db: Database) -> None:
+    """An account that is below zero cannot get the rule that it must not be."""
+    async with db.unit() as unit:
+        shop = await account.open(unit, name="shop", asset="USD", type="merchant")
+        bob = await account.open(unit, name="bob", asset="USD")
+        await ledger.post(unit, [direct(shop.number, bob.number, 5)])
+        with pytest.raises(LimitExceeded, match="debits_must_not_exceed_credits"):
+            await account.change_limits(unit, "shop", debits_must_not_exceed_credits=True)
+        with pytest.raises(InvalidInput, match="the system's own"):
+            await account.system(unit, "suspense", "USD")
+            await account.freeze(unit, "suspense")
+
+
+async def test_system_accounts_are_opened_once(db: Database) -> None:
+    """Many units that need the same system account at once get one number; a unit that rolls back leaves no trace."""
+
+    class Stop(Exception):
+        pass
+
+    with pytest.raises(Stop):
+        async with db.unit() as unit:
+            gone = await account.system(unit, "fees:psp", "JPY")
+            assert await account.system(unit, "fees:psp", "JPY") == gone
+            raise Stop
+
+    async def one() -> int:
+        async with db.unit() as unit:
+            return await account.system(unit, "fees:psp", "JPY")
+
+    numbers = await asyncio.gather(*[one() for _ in range(8)])
+    assert len(set(numbers)) == 1 and numbers[0] != gone
+    async with db.unit() as unit:
+        many = await account.system_many(unit, ["fees:psp", "fees:income"], "JPY")
+        assert many["fees:psp"] == numbers[0]
+        rows = await ledger.balances(unit, list(many.values()))
+        assert {row.posted.minor for row in rows.values()} == {0}
+
+
+async def test_balance_shows_what_is_held(db: Database) -> None:
+    """A hold for the account is pending and not available; a hold against it lowers available at once."""
+    from pasys.domain import posting
+
+    async with db.unit() as unit:
+        alice = await account.open(unit, name="alice", asset="KWD")
+        outside = await account.system(unit, "external:withdrawals", "KWD")
+        await fund(unit, alice.number, 10_000, "KWD")
+        held = posting.withdrawal_hold(
+            account=alice.number, external=outside, amount_minor=2_500, asset="KWD", reference="tx_1",
+            expires_at=unit.now + timedelta(days=1),
+        )  # fmt: skip
+        await ledger.post(unit, held)
+        (row,) = await account.balance(unit, "alice")
+        assert [str(row.available), str(row.posted), str(row.pending)] == ["7.500 KWD", "10.000 KWD", "-2.500 KWD"]
+        (source,) = await account.balance(unit, "external:deposits")
+        assert str(source.posted) == "10.000 KWD"
+
+
+def test_normal_side() -> None:
+    """What others owe to the system is shown as positive though it is a debit balance."""
+    sides = {"debits_pending": 1, "debits_posted": 10, "credits_pending": 2, "credits_posted": 4}
+    owed = balance("psp:stripe:receivable", "system", "USD", **sides)
+    assert (owed.posted.minor, owed.pending.minor, owed.available.minor) == (6, -1, 4)
+    mine = balance("alice", "customer", "USD", **sides)
+    assert (mine.posted.minor, mine.pending.minor, mine.available.minor) == (-6, 1, -7)
+    assert debit_normal("bank:main", "system") and not debit_normal("bank:main", "customer")
+    assert clearing("refunds:in_flight", "system") and not clearing("fees:income", "system")
+
+
+def test_rows_travel() -> None:
+    """An account row is plain data that every face can serialise."""
+    assert msgspec.json.encode(balance("a", "customer", "USD", debits_pending=0, debits_posted=0, credits_pending=0,
+                                       credits_posted=5))  # fmt: skip

@@ -1,0 +1,161 @@
+"""Commands against real servers: what they print, what they leave in the books, and how they end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import subprocess
+import sys
+import time
+from typing import Any
+
+import psycopg
+import pytest
+
+from pasys.bus import Bus
+from pasys.cli.main import INTERRUPTED, run
+from pasys.config import Settings
+from pasys.daemon import Daemon
+from pasys.db import Database
+from pasys.domain.ledger import Purpose, Transfer
+from pasys.service import account, ledger
+from pasys.worker.pulse import Pulse
+
+
+@pytest.fixture
+def environment(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PASYS_HOME", settings.home)
+    for name in ("database_url", "nats_url", "redis_url"):
+        monkeypatch.setenv(name.upper(), getattr(settings, name))
+    monkeypatch.setenv("PASYS_BUS_PREFIX", settings.bus_prefix)
+    monkeypatch.setenv("PASYS_REDIS_PREFIX", settings.redis_prefix)
+
+
+@pytest.fixture
+def pasys(environment: None, capsys: pytest.CaptureFixture[str]) -> Any:
+    """A command line, in a thread: its exit code, and the JSON that it printed."""
+
+    async def call(*words: str) -> tuple[int, Any]:
+        capsys.readouterr()
+        code = await asyncio.to_thread(run, [*words, "--json"])
+        return code, json.loads(capsys.readouterr().out)
+
+    return call
+
+
+async def fund(db: Database, name: str, amount_minor: int) -> None:
+    async with db.unit() as unit:
+        source = await account.system(unit, "external:deposits", "USD")
+        number = (await account.find(unit, name, "USD")).number
+        deposit = Transfer(debit=source, credit=number, amount_minor=amount_minor, asset="USD", purpose=Purpose.DEPOSIT)
+        await ledger.post(unit, [deposit])
+
+
+async def test_an_account_from_open_to_close(db: Database, pasys: Any) -> None:
+    """Open, show, list, freeze, unfreeze, balance, statement, close: each prints the account as it then is."""
+    code, opened = await pasys("account", "open", "alice", "--asset", "USD", "--metadata", "tier=gold")
+    assert code == 0 and (opened["name"], opened["type"], opened["metadata"]) == ("alice", "customer", {"tier": "gold"})
+    await fund(db, "alice", 1250)
+    assert (await pasys("account", "freeze", "alice", "--asset", "USD"))[1]["status"] == "frozen"
+    assert (await pasys("account", "list", "--status", "frozen"))[1]["accounts"][0]["id"] == opened["id"]
+    assert (await pasys("account", "unfreeze", "alice"))[1]["status"] == "active"
+    _, balance = await pasys("account", "balance", "alice")
+    money = {"amount": "12.50", "amount_minor": 1250, "asset": "USD"}
+    assert balance["balances"][0]["available"] == money == balance["balances"][0]["posted"]
+    _, statement = await pasys("account", "statement", "alice")
+    assert statement["lines"][0]["amount_minor"] == 1250 and statement["lines"][0]["purpose"] == "deposit"
+    code, printed = await pasys("account", "close", "alice")
+    assert code == 6 and printed["error"]["code"] == "account_not_empty"
+    assert printed["error"]["facts"]["balance"] == money
+
+
+async def test_balance_of_the_past(db: Database, pasys: Any) -> None:
+    """--at answers with what was posted then; a time before the account existed is an error, never an empty answer."""
+    await pasys("account", "open", "alice", "--asset", "USD")
+    await fund(db, "alice", 700)
+    code, now = await pasys("account", "balance", "alice", "--at", "0s")
+    assert code == 0 and now["balances"][0]["posted"]["amount_minor"] == 700
+    code, then = await pasys("account", "balance", "alice", "--at", "2000-01-01")
+    assert code == 3 and then["error"]["code"] == "history_missing"
+
+
+async def test_refusals_have_their_exit_codes(pasys: Any) -> None:
+    """Unknown: 3. Open with other properties: 4. A name in several assets: 2. An asset that is none: 2."""
+    await pasys("account", "open", "shop", "--type", "merchant", "--asset", "USD")
+    await pasys("account", "open", "shop", "--type", "merchant", "--asset", "JPY", "--no-overdraft")
+    assert (await pasys("account", "show", "nobody"))[0] == 3
+    assert (await pasys("account", "open", "shop", "--asset", "USD"))[0] == 4
+    assert (await pasys("account", "show", "shop"))[1]["error"]["facts"]["field"] == "asset"
+    assert (await pasys("account", "open", "x", "--asset", "usd"))[0] == 2
+    assert (await pasys("account", "show", "shop", "--asset", "JPY"))[1]["debits_must_not_exceed_credits"] is True
+
+
+async def test_books_that_do_not_hold_exit_9(db: Database, settings: Settings, pasys: Any) -> None:
+    """`ledger verify` proves the books, and names what does not hold beside its `.ok`."""
+    await pasys("account", "open", "alice", "--asset", "USD")
+    await fund(db, "alice", 1250)
+    code, found = await pasys("ledger", "verify")
+    assert code == 0 and found["ok"] is True and found["transfers"] == 1
+    _, journal = await pasys("ledger", "transfers", "--asset", "USD", "--account", "alice")
+    assert [(row["seq"], row["amount_minor"], row["purpose"]) for row in journal["transfers"]] == [(1, 1250, "deposit")]
+    _, trial = await pasys("ledger", "trial-balance")
+    assert sum(row["net"]["amount_minor"] for row in trial["rows"]) == 0
+    with psycopg.connect(settings.require("database_url"), autocommit=True) as connection:
+        connection.execute("update account set credits_posted = credits_posted + 1 where name = 'alice'")
+    code, found = await pasys("ledger", "verify")
+    assert code == 9 and found["ok"] is False
+    assert found["error"]["code"] == "books_do_not_hold" and found["findings"]
+
+
+async def test_schema_stands_and_has_nothing_to_do(pasys: Any) -> None:
+    """`migrate` shows every revision, plans nothing for a database at the newest, and applies nothing to it."""
+    code, found = await pasys("migrate", "status")
+    assert code == 0 and found["revisions"] and all(row["applied"] for row in found["revisions"])
+    assert await pasys("migrate", "plan") == (0, {"revisions": []})
+    assert await pasys("migrate", "up") == (0, {"revisions": []})
+
+
+async def test_status_of_the_operators_own_servers(settings: Settings, pasys: Any) -> None:
+    """Without a supervisor, status asks the servers themselves, and knows the daemons by their pulse."""
+    bus = await Bus(settings).connect()
+    stop = asyncio.Event()
+    beating = asyncio.create_task(Pulse("ledger-2", Daemon("ledger"), bus, settings).run(stop, []))
+    await asyncio.sleep(0)
+    deadline = time.monotonic() + 10
+    while True:
+        code, found = await pasys("status")
+        if len(found["services"]) == 4 or time.monotonic() > deadline:
+            break
+    stop.set()
+    await beating
+    await bus.close()
+    assert code == 0 and found["healthy"] is True
+    assert {row["name"]: row["state"] for row in found["services"][:3]} == dict.fromkeys(
+        ("postgres", "nats", "redis"), "external"
+    )
+    beat = found["services"][3]
+    assert beat["name"].startswith("ledger-2@") and (beat["kind"], beat["handled"]) == ("daemon", 0)
+
+
+async def test_a_server_that_is_away_is_named(pasys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of the operator's servers does not answer: exit 7, and the error names it."""
+    monkeypatch.setenv("NATS_URL", "nats://127.0.0.1:1")
+    code, found = await pasys("status")
+    assert code == 7 and found["healthy"] is False and found["error"]["facts"]["service"] == "nats"
+    code, found = await pasys("events", "tail", "--count", "1")
+    assert code == 7 and found["error"]["code"] == "bus_unavailable"
+    monkeypatch.setenv("DATABASE_URL", "postgresql://nobody@127.0.0.1:1/none")
+    code, found = await pasys("account", "list")
+    assert code == 7 and found["error"]["code"] == "database_unavailable"
+
+
+def test_ctrl_c_is_quiet(environment: None) -> None:
+    """Ctrl-C ends a command that goes on for ever with 130 and without a word."""
+    command = [sys.executable, "-c", "from pasys.cli.main import main; main()", "events", "tail", "-o", "jsonl"]
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    with pytest.raises(subprocess.TimeoutExpired):
+        running.wait(3)
+    running.send_signal(signal.SIGINT)
+    printed = running.communicate(timeout=20)
+    assert running.returncode == INTERRUPTED and printed == ("", "")

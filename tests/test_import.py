@@ -1,0 +1,460 @@
+"""Import: every bad row is named, no row is imported twice, and a killed import goes on where it stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pasys.cli.import_file import Options, Outcome, Source, prepare, run
+from pasys.config import Settings
+from pasys.db import Database
+from pasys.domain.import_row import read_header, reader
+from pasys.errors import ImportRefused, ImportUnderWay, InvalidInput, InvalidRows, PasysError
+from pasys.events import AccountOpened
+from pasys.money import Money
+from pasys.service import account, import_batch, ledger
+from tests.support import balance_of, eventually
+
+HEADER = "key,kind,from,to,amount,asset,rail,payment_method,effective_at"
+RAILS = ("book", "instant", "stripe")
+
+
+def read(text: str, header: str = HEADER) -> Any:
+    """One row, as the reader reads it."""
+    return reader(read_header(header.split(",")), RAILS)(2, text.split(","))
+
+
+def write(path: Path, *rows: str, header: str = HEADER, newline: str = "\n") -> Path:
+    path.write_bytes(newline.join([header, *rows, ""]).encode())
+    return path
+
+
+def silent(*_: Any) -> None:
+    return None
+
+
+async def imported(db: Database, path: Path, **chosen: Any) -> Outcome:
+    """Import a file, as the command does."""
+    options = {"open_accounts": True, "atomic": False, "dry_run": False, "skip_invalid": False, "batch_size": 1_000}
+    source = Source(path, delimiter=chosen.pop("delimiter", ","))
+    wanted = Options(**(options | chosen))  # type: ignore[arg-type]
+    return await run(db, source, prepare(source, wanted, silent), wanted, silent)
+
+
+async def count(db: Database, what: str) -> int:
+    async with db.unit() as unit:
+        return await unit.value(f"select count(*) from {what}")
+
+
+FUNDED = ["f1,deposit,,ada,100.00,USD,,,", "f2,deposit,,ben,100.00,USD,,,"]
+
+
+# One row -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_row_is_read_exactly() -> None:
+    """Text becomes whole minor units, names, a time in UTC, and metadata under the columns' own names."""
+    row = read(" k1 ,payment,ada,shop,12.50,USD,stripe,pm_card_visa,2026-01-31T13:00:00+01:00,A-7", f"{HEADER},Order")
+    assert (row.line, row.key, row.kind, row.debit, row.credit) == (2, "k1", "payment", "ada", "shop")
+    assert (row.amount, row.rail, row.payment_method) == (Money(1250, "USD"), "stripe", "pm_card_visa")
+    assert row.effective_at == datetime(2026, 1, 31, 12, tzinfo=UTC)
+    assert row.metadata == {"Order": "A-7"}
+
+
+def test_a_time_without_a_zone_is_utc() -> None:
+    """A file means the same on every machine."""
+    assert read("k,,a,b,1,USD,,,2026-01-31").effective_at == datetime(2026, 1, 31, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("amount", "asset", "minor"),
+    [("500", "JPY", 500), ("1.230", "KWD", 1230), ("1.2", "KWD", 1200), ("0.01", "USD", 1), ("7", "EUR", 700)],
+)
+def test_each_currency_has_its_own_decimals(amount: str, asset: str, minor: int) -> None:
+    """JPY has none, KWD three."""
+    assert read(f"k,,a,b,{amount},{asset},,,").amount == Money(minor, asset)
+
+
+@pytest.mark.parametrize(
+    ("text", "field"),
+    [
+        *((f"k,,a,b,{amount},USD,,,", "amount") for amount in ("1e3", "NaN", "-5", "1.005", "0", "", "abc", "+1")),
+        *(
+            (f"k,,a,b,{amount},USD,,,", "amount")
+            for amount in ("1 000", "١٢", "0.00", "Infinity", ".5", "99999999999999999999")
+        ),
+        ("k,,a,b,1.5,JPY,,,", "amount"),
+        ("k,,a,b,1.2345,KWD,,,", "amount"),
+        ("k,,a,b,1,usd,,,", "asset"),
+        ("k,,a,b,1,,,,", "asset"),
+        ("k,,a,b,1,XXQ,,,", "asset"),
+        ("k,refund,a,b,1,USD,,,", "kind"),
+        ("k,deposit,a,b,1,USD,,,", "from"),
+        ("k,withdrawal,a,b,1,USD,,,", "to"),
+        ("k,payment,,b,1,USD,,,", "from"),
+        ("k,transfer,a,b,1,USD,stripe,,", "rail"),
+        ("k,,,,1,USD,,,", "from"),
+        ("k,,a,a,1,USD,,,", "to"),
+        ("k,,a,b,1,USD,paypal,,", "rail"),
+        ("k,,a,b,1,USD,,,yesterday", "effective_at"),
+        ("k,,a,b,1,USD,,,2026-02-30", "effective_at"),
+        (f"{'k' * 256},,a,b,1,USD,,,", "key"),
+        ("k,,a,b,1,USD,,", "row"),
+        ("k,,a,b,1,USD,,,,", "row"),
+    ],
+)
+async def test_every_bad_row_is_named(text: str, field: str, db: Database, tmp_path: Path) -> None:
+    """Line and field of a bad row are named, and nothing is written."""
+    path = write(tmp_path / "bad.csv", *FUNDED, "", text)
+    with pytest.raises(InvalidRows) as refused:
+        await imported(db, path)
+    (bad,) = refused.value.facts["invalid_rows"]
+    assert (bad.line, bad.field) == (5, field)
+    assert refused.value.exit_code == 2 and "line 5" in str(refused.value)
+    assert await count(db, "import_batch") == await count(db, "account") == await count(db, "transaction") == 0
+
+
+@pytest.mark.parametrize(
+    ("header", "field"),
+    [
+        ("key,from,to,asset", "amount"),
+        ("key,from,to,amount", "asset"),
+        ("key,amount,asset", "from"),
+        ("from,to,ammount,asset", "ammount"),
+        ("from,to,amount,asset,payment-method", "payment-method"),
+        ("from,to,amount,asset,amount", "amount"),
+        ("from,to,amount,asset,", "header"),
+        ("from;to;amount;asset", "delimiter"),
+    ],
+)
+def test_a_wrong_header_is_named(header: str, field: str, tmp_path: Path) -> None:
+    """A column that is missing, misspelled or there twice is named; none is ignored."""
+    with pytest.raises(InvalidInput) as refused:
+        Source(write(tmp_path / "h.csv", "x", header=header), delimiter=",").layout()
+    assert refused.value.facts["field"] == field
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "is empty"),
+        (b"from,to,amount,asset\n", "no rows"),
+        (b"from,to,amount,asset\na,b,1,\xff\n", "utf-8"),
+        ("from,to,amount,asset\na,b,1,USD\n".encode("utf-16"), "UTF-8"),
+        (b'from,to,amount,asset\na,b,1,"USD\n', "no CSV"),
+    ],
+)
+async def test_a_broken_file_is_refused(content: bytes, says: str, db: Database, tmp_path: Path) -> None:
+    """Whatever is no CSV is said to be none; nothing is guessed."""
+    (tmp_path / "f.csv").write_bytes(content)
+    with pytest.raises(InvalidInput, match=says):
+        await imported(db, tmp_path / "f.csv")
+
+
+async def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    """The path is in the sentence."""
+    with pytest.raises(InvalidInput, match=r"nowhere\.csv"):
+        Source(tmp_path / "nowhere.csv", delimiter=",")
+
+
+# The whole file ------------------------------------------------------------------------------------------------------
+
+
+async def test_what_spreadsheets_write_is_read(db: Database, tmp_path: Path) -> None:
+    """A byte order mark, CRLF, quotes, empty lines and rows of nothing but commas; a line break in a quoted field."""
+    rows = [
+        'f1,deposit,,ada,"100.00",USD,,,,"a ""quoted"", note"',
+        "",
+        ",,,,,,,,,",
+        't1,transfer,ada,ben,1,USD,,,,"x\r\ny"',
+    ]
+    path = tmp_path / "excel.csv"
+    path.write_bytes("\r\n".join([f"{HEADER},note", *rows, "", ""]).encode("utf-8-sig"))
+    outcome = await imported(db, path)
+    assert (outcome.rows, outcome.created, outcome.refused) == (2, 2, 0)
+    async with db.unit() as unit:
+        notes = await unit.rows("select metadata ->> 'note' as note from transaction order by id")
+    assert [row.note for row in notes] == ['a "quoted", note', "x\r\ny"]
+
+
+async def test_another_delimiter_is_taken(db: Database, tmp_path: Path) -> None:
+    """What separates the columns is the caller's choice."""
+    path = write(tmp_path / "s.csv", "ada;1,50;USD".replace(",", "."), header="to;amount;asset")
+    assert (await imported(db, path, delimiter=";")).created == 1
+
+
+async def test_minor_units_arrive_in_the_books(db: Database, tmp_path: Path) -> None:
+    """500 JPY and 1.230 KWD are 500 and 1230 minor units, in every table."""
+    path = write(tmp_path / "c.csv", "a,deposit,,ada,500,JPY,,,", "b,deposit,,ada,1.230,KWD,,,")
+    assert (await imported(db, path)).created == 2
+    assert await balance_of(db, "ada", "JPY") == Money(500, "JPY")
+    assert await balance_of(db, "ada", "KWD") == Money(1_230, "KWD")
+
+
+async def test_the_same_file_twice_changes_nothing(db: Database, tmp_path: Path) -> None:
+    """A finished import says so."""
+    path = write(tmp_path / "t.csv", *FUNDED, ",transfer,ada,ben,30,USD,,,")
+    first = await imported(db, path)
+    again = await imported(db, path)
+    assert (first.created, first.state) == (3, "finished")
+    assert (again.created, again.replayed, again.state, again.batch) == (0, 0, "finished before", first.batch)
+    assert await balance_of(db, "ada") == Money(7_000, "USD")
+
+
+async def test_equal_rows_without_a_key_are_two(db: Database, tmp_path: Path) -> None:
+    """A row without a key is named after its batch and line."""
+    path = write(tmp_path / "e.csv", *[",deposit,,ada,1,USD,,,"] * 3)
+    assert (await imported(db, path, batch_size=2)).created == 3
+    assert await balance_of(db, "ada") == Money(300, "USD")
+
+
+async def test_a_key_stands_once_in_a_file(db: Database, tmp_path: Path) -> None:
+    """The second row with a key is refused by its line, however far apart the two stand."""
+    path = write(tmp_path / "k.csv", *FUNDED, "f1,deposit,,ada,100.00,USD,,,")
+    with pytest.raises(InvalidRows, match="line 4: key: 'f1' stands on line 2"):
+        await imported(db, path, batch_size=1)
+
+
+async def test_a_key_in_another_file_is_replayed_or_a_conflict(db: Database, tmp_path: Path) -> None:
+    """The same body is answered with the first result; another body is refused by name."""
+    await imported(db, write(tmp_path / "1.csv", *FUNDED))
+    outcome = await imported(db, write(tmp_path / "2.csv", FUNDED[0], "f2,deposit,,ben,99.00,USD,,,"))
+    assert (outcome.created, outcome.replayed, outcome.refused) == (0, 1, 1)
+    assert [(refusal.line, refusal.key, refusal.rule) for refusal in outcome.refusals] == [
+        (3, "f2", "idempotency_mismatch")
+    ]
+    assert await balance_of(db, "ben") == Money(10_000, "USD")
+
+
+async def test_refused_rows_are_listed_and_the_others_stand(db: Database, tmp_path: Path) -> None:
+    """Each by line, key and rule; the same on the next run of the same file."""
+    rows = [*FUNDED, "a,transfer,ada,ben,500,USD,,,", "b,transfer,ada,nobody,5,USD,,,", "c,transfer,ada,ben,5,USD,,,"]
+    async with db.unit() as unit:
+        for name in ("ada", "ben"):
+            await account.open(unit, name=name, asset="USD")
+    path = write(tmp_path / "r.csv", *rows)
+    outcome = await imported(db, path, open_accounts=False, batch_size=2)
+    seen = [(refusal.line, refusal.key, refusal.rule) for refusal in outcome.refusals]
+    assert seen == [(4, "a", "exceeds_credits"), (5, "b", "account_not_found")]
+    assert (outcome.created, outcome.refused) == (3, 2)
+    assert await balance_of(db, "ada") == Money(9_500, "USD")
+    assert (await imported(db, path)).refusals == outcome.refusals
+
+
+async def test_an_amount_that_a_psp_cannot_take_is_refused(db: Database, settings: Settings, tmp_path: Path) -> None:
+    """1.005 KWD is a good amount, and Stripe cannot express it."""
+    import msgspec
+
+    known = Database(
+        msgspec.structs.replace(settings, stripe_api_key="sk_test_x", stripe_api_base="http://127.0.0.1:9")
+    )
+    path = write(tmp_path / "k.csv", "a,,ada,shop,1.005,KWD,stripe,,", "b,,ada,shop,1.010,KWD,stripe,,")
+    outcome = await imported(known, path)
+    await known.close()
+    assert [(refusal.line, refusal.rule) for refusal in outcome.refusals] == [(2, "amount_not_sendable")]
+    assert outcome.created == 1
+
+
+async def test_invalid_rows_can_be_left_out(db: Database, tmp_path: Path) -> None:
+    """With skip_invalid the good rows are imported and the bad ones are listed."""
+    outcome = await imported(db, write(tmp_path / "s.csv", *FUNDED, "x,,a,b,1e3,USD,,,"), skip_invalid=True)
+    assert (outcome.rows, outcome.created, outcome.invalid) == (3, 2, 1)
+    assert [(bad.line, bad.field) for bad in outcome.invalid_rows] == [(4, "amount")]
+
+
+async def test_accounts_are_opened_by_their_columns(db: Database, tmp_path: Path) -> None:
+    """Who pays is a customer, who receives a payment a merchant, whoever exists stays as it is; each is announced."""
+    async with db.unit() as unit:
+        await account.open(unit, name="old", type="provider", asset="USD")
+    rows = [
+        "1,deposit,,ada,9,USD,,,",
+        "2,,old,ben,1,USD,,,",
+        "3,payment,ada,shop,1,USD,,,",
+        "4,,ada,mall,1,EUR,instant,,",
+    ]
+    outcome = await imported(db, write(tmp_path / "a.csv", *rows))
+    assert (outcome.accounts_opened, outcome.refused) == (5, 1), "old has no money"
+    async with db.unit() as unit:
+        found = {(row.name, row.asset): row for row in await account.listing(unit) if row.type != "system"}
+        announced = await unit.value("select count(*) from event where subject = %(s)s", s=AccountOpened.subject)
+    types = {key: row.type for key, row in found.items()}
+    assert types == {
+        ("old", "USD"): "provider",
+        ("ada", "USD"): "customer",
+        ("ben", "USD"): "customer",
+        ("shop", "USD"): "merchant",
+        ("ada", "EUR"): "customer",
+        ("mall", "EUR"): "merchant",
+    }
+    assert found["ada", "USD"].debits_must_not_exceed_credits
+    assert not found["shop", "USD"].debits_must_not_exceed_credits
+    assert announced >= 6
+
+
+async def test_a_name_that_cannot_be_opened_is_a_bad_row(db: Database, tmp_path: Path) -> None:
+    """Named by line and field before anything is written."""
+    with pytest.raises(InvalidRows, match="line 2: to:"):
+        await imported(db, write(tmp_path / "n.csv", "1,deposit,,a b,9,USD,,,"))
+
+
+async def test_five_thousand_accounts_are_opened(db: Database, tmp_path: Path) -> None:
+    """Numbers that are drawn within one millisecond do not meet."""
+    rows = [f",deposit,,c{i},1,USD,,," for i in range(5_000)]
+    assert (await imported(db, write(tmp_path / "m.csv", *rows))).accounts_opened == 5_000
+
+
+# All or none, and none -----------------------------------------------------------------------------------------------
+
+
+async def test_atomic_is_all_or_none(db: Database, tmp_path: Path) -> None:
+    """One refused row takes back every other, the accounts and the batch; without it all are there."""
+    rows = [*FUNDED, *[f"t{i},transfer,ada,ben,1,USD,,," for i in range(20)]]
+    with pytest.raises(ImportRefused) as refused:
+        await imported(db, write(tmp_path / "x.csv", *rows, "z,transfer,ada,ben,999,USD,,,"), atomic=True, batch_size=5)
+    assert [refusal.line for refusal in refused.value.facts["refusals"]] == [24]
+    for table in ("transaction", "transfer", "account", "import_batch", "idempotency", "event"):
+        assert await count(db, table) == 0, table
+    outcome = await imported(db, write(tmp_path / "y.csv", *rows), atomic=True, batch_size=5)
+    assert (outcome.created, outcome.refused) == (22, 0)
+    assert await balance_of(db, "ben") == Money(12_000, "USD")
+
+
+async def test_atomic_does_not_finish_what_was_begun_otherwise(db: Database, tmp_path: Path) -> None:
+    """Rows that are committed cannot be taken back, so it says so."""
+    path = write(tmp_path / "h.csv", *FUNDED)
+    source = Source(path, delimiter=",")
+    async with db.unit() as unit:
+        batch = await import_batch.begin(unit, file_name="h.csv", file_hash=source.hash, rows_total=2)
+        await import_batch.advance(unit, batch.id, [], done=0, count=1)
+    with pytest.raises(InvalidInput, match="atomic"):
+        await imported(db, path, atomic=True)
+
+
+async def test_a_dry_run_answers_as_the_real_run(db: Database, tmp_path: Path) -> None:
+    """Row by row the same answers, in random order of funds, and nothing is written by it."""
+    dice = random.Random(7)
+    rows = [*FUNDED, "f1x,,nobody,ben,1,USD,,,"]
+    for i in range(60):
+        payer, payee = dice.sample(["ada", "ben", "cy"], 2)
+        rows.append(f"t{i},transfer,{payer},{payee},{dice.randint(1, 90)},USD,,,")
+    path = write(tmp_path / "d.csv", *rows)
+    tried = await imported(db, path, dry_run=True, batch_size=7)
+    for table in ("transaction", "transfer", "account", "import_batch", "import_refusal", "event"):
+        assert await count(db, table) == 0, table
+    real = await imported(db, path, batch_size=7)
+    assert tried.state == "dry run" and tried.batch is None
+    assert 0 < tried.refused == real.refused < 60
+    assert (tried.created, tried.replayed) == (real.created, real.replayed)
+    assert [(r.line, r.key, r.rule) for r in tried.refusals] == [(r.line, r.key, r.rule) for r in real.refusals]
+    assert [a.line for a in tried.answers if a.answer == "refused"] == [r.line for r in real.refusals]
+    assert len(tried.answers) == len(rows)
+
+
+# Interrupted ---------------------------------------------------------------------------------------------------------
+
+
+async def test_two_runs_of_one_file_do_not_do_a_row_twice(db: Database, tmp_path: Path) -> None:
+    """Whoever comes second to a chunk is told that somebody else is at it."""
+    path = write(tmp_path / "2.csv", *[f",deposit,,ada,1,USD,,," for _ in range(200)])
+    found = await asyncio.gather(*(imported(db, path, batch_size=5) for _ in range(4)), return_exceptions=True)
+    assert any(isinstance(one, Outcome) for one in found)
+    assert all(isinstance(one, Outcome | ImportUnderWay) for one in found), found
+    assert await balance_of(db, "ada") == Money(20_000, "USD")
+
+
+def command(settings: Settings, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", "pasys", "--actor", "tester", "--home", settings.home, *arguments]
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    servers = {name.upper(): settings.require(name) for name in ("database_url", "nats_url", "redis_url")}
+    return {name: value for name, value in os.environ.items() if not name.startswith("PASYS_")} | servers
+
+
+async def test_a_killed_import_goes_on_without_loss_or_duplicate(
+    db: Database, settings: Settings, tmp_path: Path
+) -> None:
+    """kill -9, three times at different points: each row is there once, and the books hold."""
+    rows = 3_000
+    path = write(tmp_path / "kill.csv", *(f",deposit,,c{i % 50},{1 + i % 7},USD,,," for i in range(rows)))
+    arguments = command(settings, "tx", "import", str(path), "--open-accounts", "--batch-size", "20", "--json")
+
+    async def done() -> int:
+        async with db.unit() as unit:
+            return await unit.value("select rows_done from import_batch") or 0
+
+    for reached in (1, 600, 1_500):
+        running = subprocess.Popen(arguments, env=environment(settings), stdout=subprocess.DEVNULL)
+        await eventually(lambda reached=reached: _at_least(done, reached), within_s=30, every_s=0.005)
+        running.send_signal(signal.SIGKILL)
+        running.wait()
+    before = await done()
+    assert 0 < before < rows, "it was killed on the way"
+    ended = subprocess.run(arguments, env=environment(settings), capture_output=True, text=True, timeout=60)
+    said = json.loads(ended.stdout)
+    assert ended.returncode == 0, ended.stderr
+    assert said["done_before"] == await _settled(before, said) and said["created"] == rows - said["done_before"]
+    assert await count(db, "transaction") == await count(db, "transfer") == rows
+    async with db.unit() as unit:
+        assert (await ledger.verify(unit)).ok
+        total = await unit.value("select sum(amount_minor)::bigint from transaction")
+    assert total == sum(100 * (1 + i % 7) for i in range(rows))
+
+
+async def _at_least(done: Any, reached: int) -> bool:
+    return await done() >= reached
+
+
+async def _settled(before: int, said: dict[str, Any]) -> int:
+    """A commit that the server had received when its client was killed still counts."""
+    assert said["done_before"] in (before, before + 20)
+    return said["done_before"]
+
+
+def test_the_command_keeps_its_exit_codes(settings: Settings, tmp_path: Path) -> None:
+    """0 when none is refused, 6 when some are, 2 for rows that are not valid; stdout is JSON each time."""
+
+    def ran(path: Path, *options: str) -> tuple[int, dict[str, Any]]:
+        arguments = command(settings, "tx", "import", str(path), "--json", *options)
+        ended = subprocess.run(arguments, env=environment(settings), capture_output=True, text=True, timeout=60)
+        return ended.returncode, json.loads(ended.stdout)
+
+    code, said = ran(write(tmp_path / "0.csv", *FUNDED), "--open-accounts")
+    assert (code, said["rows"], said["created"], said["refused"], said["refusals"]) == (0, 2, 2, 0, [])
+    assert said["batch"].startswith("imp_") and said["seconds"] >= 0 and said["rate"] > 0
+    code, said = ran(write(tmp_path / "6.csv", "a,transfer,ada,ben,999,USD,,,"))
+    assert (code, said["refused"], said["error"]["code"]) == (6, 1, "rows_refused")
+    assert said["refusals"][0] | {"message": ""} == {"line": 2, "key": "a", "rule": "exceeds_credits", "message": ""}
+    code, said = ran(write(tmp_path / "2.csv", "a,transfer,ada,ben,NaN,USD,,,"))
+    assert (code, said["error"]["code"]) == (2, "invalid_rows")
+    assert said["error"]["facts"]["invalid_rows"][0]["field"] == "amount"
+    code, said = ran(write(tmp_path / "d.csv", "b,transfer,ada,ben,5,USD,,,"), "--dry-run")
+    assert (code, said["state"], [row["answer"] for row in said["answers"]]) == (0, "dry run", ["created"])
+
+
+async def test_a_tally_says_how_a_batch_stands(db: Database, tmp_path: Path) -> None:
+    """Succeeded by book, pending by PSP with its money in flight, and what a key stands for."""
+    outcome = await imported(db, write(tmp_path / "t.csv", *FUNDED, "p,,ada,shop,12.50,USD,instant,,"))
+    assert outcome.batch is not None
+    async with db.unit() as unit:
+        found = await import_batch.tally(unit, outcome.batch)
+        keys = await import_batch.by_key(unit, ["p", "nothing"])
+    assert (found.created, found.succeeded, found.pending) == (3, 2, 1)
+    assert found.in_flight == [Money(1_250, "USD")]
+    assert list(keys) == ["p"] and keys["p"].startswith("tx_")
+
+
+def test_errors_have_a_fix() -> None:
+    """Whatever an import refuses says what to do."""
+    for kind in (InvalidRows, ImportRefused, ImportUnderWay):
+        assert issubclass(kind, PasysError) and kind.fix

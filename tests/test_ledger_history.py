@@ -1,0 +1,145 @@
+"""What the books say at any time is what the journal adds up to, and whoever tampers with them is found."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+import psycopg
+import pytest
+
+from pasys.db import Database
+from pasys.domain import posting
+from pasys.errors import AccountNotFound, HistoryMissing, InvalidInput
+from pasys.service import account, ledger
+from tests.ledger_kit import T0, direct, hold_of, people
+
+# What the books say --------------------------------------------------------------------------------------------------
+
+
+async def test_as_of_equals_a_replay(db: Database) -> None:
+    """The balance at any time, by either clock, is what the transfers up to then add up to."""
+    rows: list[tuple[datetime, datetime, int]] = []
+    async with db.unit(now=T0) as unit:
+        alice, bob = await people(unit, "alice", "bob")
+        source = await account.system(unit, "external:deposits", "USD")
+    for day in range(1, 15):
+        recorded = T0 + timedelta(days=day)
+        effective = recorded - timedelta(days=day * 7 % 5)
+        async with db.unit(now=recorded) as unit:
+            await ledger.post(unit, [direct(source, alice, day, effective_at=effective)])
+            await ledger.post(unit, [direct(alice, bob, 1)])
+        rows += [(recorded, effective, day), (recorded, recorded, -1)]
+    async with db.unit(now=T0 + timedelta(days=30)) as unit:
+        for hours in range(0, 16 * 24, 12):
+            at = T0 + timedelta(hours=hours)
+            by_effect = await ledger.balance_at(unit, alice, at)
+            by_record = await ledger.balance_at(unit, alice, at, by="recorded")
+            assert by_effect.minor == sum(change for _, effective, change in rows if effective <= at)
+            assert by_record.minor == sum(change for recorded, _, change in rows if recorded <= at)
+        (now,) = await account.balance(unit, "alice")
+        assert by_record == now.posted
+
+
+async def test_missing_history_is_an_error(db: Database) -> None:
+    """Before an account existed there is no balance and no statement, and no zero in its place."""
+    async with db.unit(now=T0) as unit:
+        (alice,) = await people(unit, "alice")
+        with pytest.raises(HistoryMissing, match="alice"):
+            await ledger.balance_at(unit, alice, T0 - timedelta(days=1))
+        with pytest.raises(HistoryMissing):
+            await ledger.statement(unit, alice, until=T0 - timedelta(days=1))
+        with pytest.raises(AccountNotFound):
+            await ledger.balance_at(unit, 5, T0)
+        with pytest.raises(InvalidInput):
+            await ledger.balance_at(unit, alice, T0, by="BANANA")  # type: ignore[arg-type]
+        assert (await ledger.balance_at(unit, alice, T0)).minor == 0
+
+
+async def test_statement_adds_up(db: Database) -> None:
+    """Opening balance plus the lines is the closing balance, and the next period opens with it."""
+    async with db.unit(now=T0) as unit:
+        alice, bob = await people(unit, "alice", "bob", funds=100)
+    for day in range(1, 6):
+        async with db.unit(now=T0 + timedelta(days=day)) as unit:
+            await ledger.post(unit, [direct(alice, bob, day, reference=f"tx_{day}")])
+    async with db.unit() as unit:
+        cut = T0 + timedelta(days=3)
+        first = await ledger.statement(unit, alice, until=cut)
+        second = await ledger.statement(unit, alice, since=cut)
+        assert [line.amount.minor for line in first.lines] == [100, -1, -2]
+        assert (first.opening.minor, first.closing.minor, second.opening.minor) == (0, 97, 97)
+        assert [(line.balance.minor, line.counterparty) for line in second.lines] == [
+            (94, "bob"), (90, "bob"), (85, "bob")]  # fmt: skip
+        short = await ledger.statement(unit, alice, limit=2)
+        assert short.truncated and len(short.lines) == 2
+
+
+async def test_trial_balance_names_what_is_left_over(db: Database) -> None:
+    """Debits equal credits in each asset, and a clearing account that did not return to zero shows its age."""
+    async with db.unit(now=T0) as unit:
+        (alice,) = await people(unit, "alice", funds=100)
+        flight = await account.system(unit, "refunds:in_flight", "USD")
+        await ledger.post(unit, [direct(alice, flight, 10), direct(flight, alice, 10)])
+    async with db.unit(now=T0 + timedelta(days=1)) as unit:
+        await ledger.post(unit, [direct(alice, flight, 10)])
+    async with db.unit(now=T0 + timedelta(days=3)) as unit:
+        await ledger.post(unit, [direct(alice, flight, 5)])
+        rows = await ledger.trial_balance(unit)
+        assert sum(row.debits.minor for row in rows) == sum(row.credits.minor for row in rows) == 135
+        open_rows = {row.name: (row.net.minor, row.open_since, row.age) for row in rows if row.open_since}
+        assert open_rows == {"refunds:in_flight": (-15, T0 + timedelta(days=1), timedelta(days=2))}
+
+
+# What is proved again ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("tamper", "what", "seq"),
+    [
+        ("update transfer set amount = amount + 1 where seq = 7", "running balance", 7),
+        ("delete from transfer where seq = 7", "gap", 7),
+        ("update transfer set debit_version = 9 where seq = 7", "version", 7),
+        ("update transfer set credit_balance = 9 where seq = 7", "running balance", 7),
+        ("update account set credits_posted = credits_posted + 1 where name = 'bob'", "account", None),
+        ("update account set version = version + 1 where name = 'bob'", "account", None),
+        ("update hold set amount = amount + 1", "hold", None),
+        ("delete from hold", "hold", None),
+        ("update asset set last_seq = last_seq + 1", "last seq", None),
+    ],
+)
+async def test_verify_names_what_was_tampered(db: Database, tamper: str, what: str, seq: int | None) -> None:
+    """Whoever changes a row behind the ledger's back is found, and the first finding names the row or account."""
+    async with db.unit() as unit:
+        alice, bob = await people(unit, "alice", "bob", funds=100)
+        held = posting.withdrawal_hold(account=alice, external=bob, amount_minor=5, asset="USD", reference="tx_1")
+        await ledger.post(unit, [*held, *[direct(alice, bob, i) for i in range(1, 9)]])
+        seen: list[tuple[str, int, int]] = []
+        assert (await ledger.verify(unit, progress=lambda *step: seen.append(step))).ok
+        assert seen == [("USD", 11, 11)]
+    with psycopg.connect(db.url, autocommit=True) as superuser:
+        superuser.execute("set session_replication_role = replica")  # no trigger fires
+        superuser.execute(tamper.encode())
+    async with db.unit() as unit:
+        verification = await ledger.verify(unit)
+        first = verification.findings[0]
+        assert not verification.ok and (first.what, first.seq) == (what, seq), verification.findings
+
+
+async def test_verify_goes_on_piece_by_piece(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The journal is read in pieces, holds may span them, and others may post meanwhile."""
+    from pasys.service import ledger_verify
+
+    monkeypatch.setattr(ledger_verify, "PIECE", 7)
+    async with db.unit() as unit:
+        alice, bob = await people(unit, "alice", "bob", funds=1_000)
+        (held,) = posting.withdrawal_hold(account=alice, external=bob, amount_minor=5, asset="USD", reference="tx_1")
+        await ledger.post(unit, [held, *[direct(alice, bob, i) for i in range(1, 31)]])
+        await ledger.post(unit, posting.capture(hold=hold_of(held), captured_minor=3))
+    async with db.unit() as unit:
+
+        def meanwhile(asset: str, done: int, of: int) -> None:
+            with psycopg.connect(db.url, autocommit=True) as other:
+                other.execute("update account set metadata = '{}'")
+
+        verification = await ledger.verify(unit, progress=meanwhile)
+        assert verification.ok and verification.transfers == 34
