@@ -26,11 +26,21 @@ def _base32(number: int, length: int) -> str:
     return head + "".join(reversed(parts))
 
 
+_last_stamp = 0
+
+
 def uuid7(now_ms: int | None = None) -> UUID:
-    """A time-ordered UUID (version 7), from the given milliseconds or from the clock."""
-    millis = time.time_ns() // 1_000_000 if now_ms is None else now_ms
-    tail = int.from_bytes(os.urandom(10), "big")
-    return UUID(int=(millis << 80) | 0x7 << 76 | (tail >> 68 & 0xFFF) << 64 | 0b10 << 62 | tail & (1 << 62) - 1)
+    """A time-ordered UUID (version 7), from the given milliseconds or from the clock.
+
+    From the clock, each is greater than the one before it in this process: the twelve bits behind the milliseconds
+    count (RFC 9562, method 1), and the last 62 are random.
+    """
+    global _last_stamp
+    stamp = (time.time_ns() // 1_000_000 if now_ms is None else now_ms) << 12
+    if now_ms is None:
+        stamp = _last_stamp = max(stamp, _last_stamp + 1)
+    tail = int.from_bytes(os.urandom(8), "big") & (1 << 62) - 1
+    return UUID(int=(stamp >> 12) << 80 | 0x7 << 76 | (stamp & 0xFFF) << 64 | 0b10 << 62 | tail)
 
 
 def new(prefix: str) -> str:
@@ -43,10 +53,16 @@ def earliest(prefix: str, at_ms: int) -> str:
     return f"{prefix}_{_base32(at_ms << 80, 26)}"
 
 
+_last_number = 0
+
+
 def new_account_number() -> int:
-    """A new account number: positive, fits a signed 64-bit integer, sorts by time."""
+    """A new account number: positive, fits a signed 64-bit integer, greater than the one before it in this process."""
+    global _last_number
     millis = time.time_ns() // 1_000_000 - _ACCOUNT_EPOCH_MS
-    return millis << 20 | int.from_bytes(os.urandom(3), "big") & 0xFFFFF
+    number = millis << 20 | int.from_bytes(os.urandom(3), "big") & 0xFFFFF
+    _last_number = max(number, _last_number + 1)
+    return _last_number
 
 
 def account_id(number: int) -> str:

@@ -653,6 +653,9 @@ async def test_policy_for_late_rules(db: Database, door: Watch, people: None, po
     (judged,) = await pay(db, "2.00", at=long_ago)
     await judge(db, door, [judged])
     (late,) = await pay(db, "3.00", at=long_ago)
+    (cancelled,) = await pay(db, "5.00", at=long_ago)
+    async with db.unit() as unit:
+        await transaction_state.cancel(unit, cancelled.transaction_id)
     await pay(db, "4.00")
     db.settings = msgspec.structs.replace(db.settings, fraud_when_down=policy)
     async with db.unit() as unit:

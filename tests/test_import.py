@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
-from pasys.cli.import_file import Options, Outcome, Source, prepare, run
+from pasys.cli.import_file import Options, Outcome, Source, Survey, prepare, run
 from pasys.config import Settings
 from pasys.db import Database
 from pasys.domain.import_row import read_header, reader
-from pasys.errors import ImportRefused, ImportUnderWay, InvalidInput, InvalidRows, PasysError
+from pasys.errors import ImportRefused, ImportUnderWay, InvalidInput, InvalidRows
 from pasys.events import AccountOpened
 from pasys.money import Money
 from pasys.service import account, import_batch, ledger
@@ -43,11 +43,20 @@ def silent(*_: Any) -> None:
     return None
 
 
+def chosen_of(chosen: dict[str, Any]) -> Options:
+    options = {"open_accounts": True, "atomic": False, "dry_run": False, "skip_invalid": False, "batch_size": 1_000}
+    return Options(**(options | chosen))  # type: ignore[arg-type]
+
+
+def checked(path: Path) -> Survey:
+    """A file, as the command checks it before it asks the database for anything."""
+    return prepare(Source(path, delimiter=","), chosen_of({}), silent)
+
+
 async def imported(db: Database, path: Path, **chosen: Any) -> Outcome:
     """Import a file, as the command does."""
-    options = {"open_accounts": True, "atomic": False, "dry_run": False, "skip_invalid": False, "batch_size": 1_000}
     source = Source(path, delimiter=chosen.pop("delimiter", ","))
-    wanted = Options(**(options | chosen))  # type: ignore[arg-type]
+    wanted = chosen_of(chosen)
     return await run(db, source, prepare(source, wanted, silent), wanted, silent)
 
 
@@ -113,15 +122,21 @@ def test_each_currency_has_its_own_decimals(amount: str, asset: str, minor: int)
         ("k,,a,b,1,USD,,,,", "row"),
     ],
 )
-async def test_every_bad_row_is_named(text: str, field: str, db: Database, tmp_path: Path) -> None:
-    """Line and field of a bad row are named, and nothing is written."""
-    path = write(tmp_path / "bad.csv", *FUNDED, "", text)
+def test_every_bad_row_is_named(text: str, field: str, tmp_path: Path) -> None:
+    """Line and field of a bad row are named, and the command ends as invalid input."""
     with pytest.raises(InvalidRows) as refused:
-        await imported(db, path)
+        checked(write(tmp_path / "bad.csv", *FUNDED, "", text))
     (bad,) = refused.value.facts["invalid_rows"]
     assert (bad.line, bad.field) == (5, field)
     assert refused.value.exit_code == 2 and "line 5" in str(refused.value)
-    assert await count(db, "import_batch") == await count(db, "account") == await count(db, "transaction") == 0
+
+
+async def test_a_bad_row_stops_the_file_before_anything_is_written(db: Database, tmp_path: Path) -> None:
+    """Not even the good rows before it, the accounts or the batch."""
+    with pytest.raises(InvalidRows):
+        await imported(db, write(tmp_path / "bad.csv", *FUNDED, "k,,a,b,1e3,USD,,,"), batch_size=1)
+    for table in ("import_batch", "account", "transaction", "event"):
+        assert await count(db, table) == 0, table
 
 
 @pytest.mark.parametrize(
@@ -154,14 +169,14 @@ def test_a_wrong_header_is_named(header: str, field: str, tmp_path: Path) -> Non
         (b'from,to,amount,asset\na,b,1,"USD\n', "no CSV"),
     ],
 )
-async def test_a_broken_file_is_refused(content: bytes, says: str, db: Database, tmp_path: Path) -> None:
+def test_a_broken_file_is_refused(content: bytes, says: str, tmp_path: Path) -> None:
     """Whatever is no CSV is said to be none; nothing is guessed."""
     (tmp_path / "f.csv").write_bytes(content)
     with pytest.raises(InvalidInput, match=says):
-        await imported(db, tmp_path / "f.csv")
+        checked(tmp_path / "f.csv")
 
 
-async def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     """The path is in the sentence."""
     with pytest.raises(InvalidInput, match=r"nowhere\.csv"):
         Source(tmp_path / "nowhere.csv", delimiter=",")
@@ -218,11 +233,11 @@ async def test_equal_rows_without_a_key_are_two(db: Database, tmp_path: Path) ->
     assert await balance_of(db, "ada") == Money(300, "USD")
 
 
-async def test_a_key_stands_once_in_a_file(db: Database, tmp_path: Path) -> None:
+def test_a_key_stands_once_in_a_file(tmp_path: Path) -> None:
     """The second row with a key is refused by its line, however far apart the two stand."""
     path = write(tmp_path / "k.csv", *FUNDED, "f1,deposit,,ada,100.00,USD,,,")
     with pytest.raises(InvalidRows, match="line 4: key: 'f1' stands on line 2"):
-        await imported(db, path, batch_size=1)
+        checked(path)
 
 
 async def test_a_key_in_another_file_is_replayed_or_a_conflict(db: Database, tmp_path: Path) -> None:
@@ -301,10 +316,10 @@ async def test_accounts_are_opened_by_their_columns(db: Database, tmp_path: Path
     assert announced >= 6
 
 
-async def test_a_name_that_cannot_be_opened_is_a_bad_row(db: Database, tmp_path: Path) -> None:
+def test_a_name_that_cannot_be_opened_is_a_bad_row(tmp_path: Path) -> None:
     """Named by line and field before anything is written."""
     with pytest.raises(InvalidRows, match="line 2: to:"):
-        await imported(db, write(tmp_path / "n.csv", "1,deposit,,a b,9,USD,,,"))
+        checked(write(tmp_path / "n.csv", "1,deposit,,a b,9,USD,,,"))
 
 
 async def test_five_thousand_accounts_are_opened(db: Database, tmp_path: Path) -> None:
@@ -365,7 +380,7 @@ async def test_a_dry_run_answers_as_the_real_run(db: Database, tmp_path: Path) -
 
 async def test_two_runs_of_one_file_do_not_do_a_row_twice(db: Database, tmp_path: Path) -> None:
     """Whoever comes second to a chunk is told that somebody else is at it."""
-    path = write(tmp_path / "2.csv", *[f",deposit,,ada,1,USD,,," for _ in range(200)])
+    path = write(tmp_path / "2.csv", *[",deposit,,ada,1,USD,,,"] * 200)
     found = await asyncio.gather(*(imported(db, path, batch_size=5) for _ in range(4)), return_exceptions=True)
     assert any(isinstance(one, Outcome) for one in found)
     assert all(isinstance(one, Outcome | ImportUnderWay) for one in found), found
@@ -373,7 +388,7 @@ async def test_two_runs_of_one_file_do_not_do_a_row_twice(db: Database, tmp_path
 
 
 def command(settings: Settings, *arguments: str) -> list[str]:
-    return [sys.executable, "-m", "pasys", "--actor", "tester", "--home", settings.home, *arguments]
+    return [str(Path(sys.executable).with_name("pasys")), "--actor", "tester", "--home", settings.home, *arguments]
 
 
 def environment(settings: Settings) -> dict[str, str]:
@@ -452,9 +467,3 @@ async def test_a_tally_says_how_a_batch_stands(db: Database, tmp_path: Path) -> 
     assert (found.created, found.succeeded, found.pending) == (3, 2, 1)
     assert found.in_flight == [Money(1_250, "USD")]
     assert list(keys) == ["p"] and keys["p"].startswith("tx_")
-
-
-def test_errors_have_a_fix() -> None:
-    """Whatever an import refuses says what to do."""
-    for kind in (InvalidRows, ImportRefused, ImportUnderWay):
-        assert issubclass(kind, PasysError) and kind.fix

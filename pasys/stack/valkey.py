@@ -24,7 +24,7 @@ requirepass {password}
 dir {folder}
 save ""
 appendonly no
-maxmemory 128mb
+maxmemory 512mb
 maxmemory-policy noeviction
 """
 
