@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import getpass
 import os
+import re
 import sys
 import tomllib
 from collections.abc import Mapping
@@ -17,7 +18,7 @@ from typing import Any, Literal
 import msgspec
 
 from pasys.errors import InvalidSettings, StackNotRunning
-from pasys.money import LEDGER_DECIMALS_MAX, Asset, declare
+from pasys.money import LEDGER_DECIMALS_MAX, Asset, declare, is_currency
 
 # The operator's own servers and keys carry the names that other tools use for them.
 PLAIN_VARIABLES = {
@@ -30,6 +31,7 @@ PLAIN_VARIABLES = {
 }
 _NOT_SETTINGS = {"PASYS_HOME", "PASYS_CONFIG", "PASYS_PG_BIN", "PASYS_NATS_BIN", "PASYS_VALKEY_BIN"}
 
+_CODE = re.compile(r"[A-Z][A-Z0-9]{1,11}")  # it is a token of subjects, too
 _APPROVAL_ABOVE = {"USD": "1000", "EUR": "1000", "GBP": "1000", "JPY": "150000", "KWD": "300"}
 
 
@@ -75,6 +77,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.world_concurrency < 1 or self.ack_wait_s <= 0:
             raise ValueError("batch_size, world_concurrency and ack_wait_s are positive")
+        for name in self.__struct_fields__:
+            if name.endswith("_s") and not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} is a number of seconds, 0 or more")
 
     @property
     def home_path(self) -> Path:
@@ -133,8 +138,17 @@ def load(
 
 
 def _declare(code: str, token: Token) -> None:
+    def refused(reason: str) -> InvalidSettings:
+        return InvalidSettings(source=f"assets.{code}", reason=reason)
+
+    if _CODE.fullmatch(code) is None:
+        raise refused("a code is 2 to 12 capital letters and digits, beginning with a letter")
+    if is_currency(code):
+        raise refused("it is the code of an ISO 4217 currency")
     if not 0 <= token.decimals <= LEDGER_DECIMALS_MAX:
-        raise InvalidSettings(source=f"assets.{code}", reason=f"decimals is 0 to {LEDGER_DECIMALS_MAX}")
+        raise refused(f"decimals is 0 to {LEDGER_DECIMALS_MAX}")
+    if token.chain_decimals is not None and token.chain_decimals < token.decimals:
+        raise refused("chain_decimals is at least decimals")
     declare(Asset(code, token.decimals, token.name, "token", token.chain, token.contract, token.chain_decimals))
 
 
@@ -154,6 +168,8 @@ def _toml(path: Path) -> dict[str, Any]:
         return {}
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InvalidSettings(source=str(path), reason=str(error)) from None
+    if "home" in values:
+        raise InvalidSettings(source=str(path), reason="the home is where this file is; it has no setting `home`")
     _convert({**values, "home": str(path.parent)}, str(path))
     return values
 
@@ -168,8 +184,15 @@ def _environment(environ: Mapping[str, str]) -> dict[str, Any]:
             name = variable.removeprefix("PASYS_").lower()
             if name not in known:
                 raise InvalidSettings(source="environment", reason=f"{variable} is not a setting")
-            values[name] = msgspec.json.decode(text) if text[:1] in "{[" else text
+            values[name] = _json(text, variable) if text[:1] in ("{", "[") else text
     return values
+
+
+def _json(text: str, variable: str) -> Any:
+    try:
+        return msgspec.json.decode(text)
+    except msgspec.DecodeError as error:
+        raise InvalidSettings(source="environment", reason=f"{variable}: {error}") from None
 
 
 def _convert(values: dict[str, Any], source: str) -> Settings:

@@ -160,6 +160,7 @@ class TransferRefused(Refused):
     """A transfer that the ledger recorded as refused; `rule` is the rule's name."""
 
     says = "transfer {transfer_id} was refused: {rule}"
+    fix = "Correct what the rule names and ask again, under a new id."
 
 
 class InsufficientFunds(Refused):
@@ -380,10 +381,12 @@ class BadSignature(NotAllowed):
 
 class PspKeyReused(Broken):
     says = "{psp} was asked under {key} before, with other parameters"
+    fix = "Compare the attempt (`pasys trace`) with what {psp} has on record, then replay the message."
 
 
 class AmountNotKept(Broken):
     says = "{psp} says {units} {currency}, which is no whole number of ledger units"
+    fix = "Compare with what {psp} has on record; the currency's decimals may differ there."
 
 
 class VelocityUnavailable(Unavailable):
@@ -471,7 +474,9 @@ class NothingToTrace(NotFound):
 
 class UnreadableEvent(Broken):
     says = "message on {subject} cannot be read: {reason}"
+    fix = "Run the version that wrote it, then replay it with `pasys events replay`."
 
 
 class UndeclaredEvent(Broken):
     says = "{handler} returned {event}, which it does not declare"
+    fix = "Name {event} in the return type of {handler}, then replay the message with `pasys events replay`."

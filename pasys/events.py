@@ -219,7 +219,7 @@ class FraudCleared(Event, frozen=True, kw_only=True):
     model_version: str | None = None
 
 
-@fact("fraud.review", about="transaction_id")
+@fact("fraud.review", about="transaction_id", final=True)
 class FraudReview(Event, frozen=True, kw_only=True):
     """A person has to decide; the money stays held."""
 

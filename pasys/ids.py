@@ -7,45 +7,48 @@ so ids sort as text in the order in which they were made. Accounts are the excep
 
 from __future__ import annotations
 
-import os
+import random
 import time
 from uuid import UUID
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 _VALUE = {character: value for value, character in enumerate(_ALPHABET)}
 _PAIRS = [a + b for a in _ALPHABET for b in _ALPHABET]
+_SHIFTS = {length: range((length + 1) // 2 * 10 - 10, -1, -10) for length in (13, 26)}
 _ACCOUNT_EPOCH_MS = 1_577_836_800_000  # 2020-01-01: leaves 278 years in 43 bits
 
 
 def _base32(number: int, length: int) -> str:
-    parts = []
-    for _ in range(length // 2):
-        parts.append(_PAIRS[number & 1023])
-        number >>= 10
-    head = _ALPHABET[number & 31] if length % 2 else ""
-    return head + "".join(reversed(parts))
+    pairs = [_PAIRS[number >> shift & 1023] for shift in _SHIFTS[length]]
+    return "".join(pairs)[-length:]
 
 
 _last_stamp = 0
 
 
-def uuid7(now_ms: int | None = None) -> UUID:
-    """A time-ordered UUID (version 7), from the given milliseconds or from the clock.
+def _next() -> int:
+    """The bits of the next UUIDv7.
 
-    From the clock, each is greater than the one before it in this process: the twelve bits behind the milliseconds
-    count (RFC 9562, method 1), and the last 62 are random.
+    Each is greater than the one before it in this process: the twelve bits behind the milliseconds count (RFC 9562,
+    section 6.2, method 1), and the last 62 are random.
     """
     global _last_stamp
-    stamp = (time.time_ns() // 1_000_000 if now_ms is None else now_ms) << 12
-    if now_ms is None:
-        stamp = _last_stamp = max(stamp, _last_stamp + 1)
-    tail = int.from_bytes(os.urandom(8), "big") & (1 << 62) - 1
-    return UUID(int=(stamp >> 12) << 80 | 0x7 << 76 | (stamp & 0xFFF) << 64 | 0b10 << 62 | tail)
+    stamp = time.time_ns() // 1_000_000 << 12
+    if stamp <= _last_stamp:
+        stamp = _last_stamp + 1
+    _last_stamp = stamp
+    tail = random.getrandbits(62)  # an id is no secret; Python seeds this anew in every process, forked ones too
+    return (stamp >> 12) << 80 | 0x7 << 76 | (stamp & 0xFFF) << 64 | 0b10 << 62 | tail
+
+
+def uuid7() -> UUID:
+    """A time-ordered UUID (version 7)."""
+    return UUID(int=_next())
 
 
 def new(prefix: str) -> str:
     """A new id of a kind: new("tx") -> "tx_06f2…"."""
-    return f"{prefix}_{_base32(uuid7().int, 26)}"
+    return f"{prefix}_{_base32(_next(), 26)}"
 
 
 def earliest(prefix: str, at_ms: int) -> str:
@@ -60,7 +63,7 @@ def new_account_number() -> int:
     """A new account number: positive, fits a signed 64-bit integer, greater than the one before it in this process."""
     global _last_number
     millis = time.time_ns() // 1_000_000 - _ACCOUNT_EPOCH_MS
-    number = millis << 20 | int.from_bytes(os.urandom(3), "big") & 0xFFFFF
+    number = millis << 20 | random.getrandbits(20)
     _last_number = max(number, _last_number + 1)
     return _last_number
 

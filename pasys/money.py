@@ -59,6 +59,11 @@ def asset_of(code: str) -> Asset:
     return found
 
 
+def is_currency(code: str) -> bool:
+    """True for a code of ISO 4217."""
+    return code in _iso4217()
+
+
 @dataclass(frozen=True, slots=True)
 class Money:
     minor: int

@@ -94,8 +94,9 @@ def _tight(batch: Batch, accounts: Accounts, work: Work) -> Bools | None:
     # Sums are exact in 64 bits only while nothing comes near the end of the range; beyond, every account is watched.
     debits = accounts.debits_posted + accounts.debits_pending
     credits = accounts.credits_posted + accounts.credits_pending
-    asked_in_all = float(np.maximum(batch.amount, 0).astype(np.float64).sum())
-    if asked_in_all + float(max(debits.max(), credits.max())) >= MINOR_MAX:
+    positive = np.maximum(batch.amount, 0)
+    asked_in_all = (int((positive >> 32).sum()) << 32) + int((positive & 0xFFFF_FFFF).sum())  # in halves: no overflow
+    if asked_in_all + int(max(debits.max(), credits.max())) >= MINOR_MAX:
         return np.ones(len(accounts), np.bool_)
     debit_limited = (accounts.flags & DEBITS_MUST_NOT_EXCEED_CREDITS) != 0
     credit_limited = (accounts.flags & CREDITS_MUST_NOT_EXCEED_DEBITS) != 0

@@ -1,7 +1,9 @@
 -- Reconciliation: a PSP's statement as we have read it, what of ours each line stands for, and what has no counterpart.
 
--- :one_at_a_time   pages of one PSP's statements are judged one after the other
-select pg_advisory_xact_lock(hashtextextended('reconciliation:' || %(psp)s, 0));
+-- :one_at_a_time   pages of one PSP's statements are judged one after the other. A first run fills its tables so fast that
+-- plans which were made while they were empty would scan them for every page
+select pg_advisory_xact_lock(hashtextextended('reconciliation:' || %(psp)s, 0)),
+       set_config('plan_cache_mode', 'force_custom_plan', true);
 
 -- :reading   a run that is still being read, locked
 select id, psp, since, until from reconciliation_run where id = %(run_id)s and status = 'reading' for update;

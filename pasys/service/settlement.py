@@ -69,13 +69,14 @@ async def succeed(unit: Unit, events: Sequence[SettlementSucceeded]) -> list[Eve
     await _record_attempts(unit, [answers[transaction_id] for transaction_id in pending])
     transfers = {id: settled(payment, answers[id].captured_minor) for id, payment in pending.items()}
     fees = await _fees(unit, [answers[id] for id, made in transfers.items() if made], pending)
-    await ledger.post(unit, [t for id, made in transfers.items() for t in (*made, *fees.get(id, ()))])
     moves = [
         _arrived(payment, answers[id], [*transfers[id], *fees.get(id, ())])
         for id, payment in pending.items()
         if transfers[id]
     ]
     moved = await move(unit, moves)
+    # Last, because it locks the asset for everybody until the commit.
+    await ledger.post(unit, [t for id, made in transfers.items() for t in (*made, *fees.get(id, ()))])
     said: list[Event] = []
     for id, payment in pending.items():
         if id in moved:

@@ -134,10 +134,14 @@ async def create_many(unit: Unit, drafts: Sequence[Draft], *, partial: bool) -> 
                 plan.refusal = no
         if plan.refusal is not None and not partial:
             raise plan.refusal
-    await _post(unit, plans, partial=partial)
-    await _give_back_keys(unit, [plan for plan in plans if plan.refusal is not None])
+    if partial:
+        await _post(unit, plans, partial=True)
     done = [plan for plan in plans if plan.alive]
     await _insert(unit, done)
+    if partial:
+        await _give_back_keys(unit, [plan for plan in plans if plan.refusal is not None])
+    else:  # last, because it locks the asset for everybody until the commit; a refusal undoes the rows
+        await _post(unit, plans, partial=False)
     unit.emit(*(_announcement(unit, plan) for plan in done))
     return await _answers(unit, plans)
 
