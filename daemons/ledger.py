@@ -23,7 +23,7 @@ from pasys.events import (
     TransactionFlagged,
     TransactionSucceeded,
 )
-from pasys.service import settlement
+from pasys.service import event, settlement
 
 daemon = Daemon("ledger")
 
@@ -62,3 +62,9 @@ async def block(
 async def expire(unit: Unit) -> list[TransactionFailed]:
     """Holds end at their deadline."""
     return await settlement.expire(unit)  # type: ignore[return-value]
+
+
+@daemon.every(60)
+async def prune(unit: Unit) -> None:
+    """Events are kept long enough to refill the bus, and not for ever."""
+    await event.prune(unit)

@@ -6,7 +6,6 @@ refund.sent -> give_back -> refund.completed | refund.declined | refund.unknown
 refund.completed -> complete -> transaction.refunded
 refund.declined -> release -> refund.released
 refund.unknown -> doubt -> nothing
-psp.notified -> notice -> refund.sent
 every resolve_every_s -> resolve -> refund.sent
 """
 

@@ -2,7 +2,7 @@
 
 fraud.cleared -> prepare -> settlement.requested
 settlement.requested -> send -> settlement.failed | settlement.succeeded | settlement.unknown
-psp.notified -> notice -> settlement.requested
+psp.notified -> notice -> refund.sent | settlement.requested
 every resolve_every_s -> resolve -> settlement.requested
 every 5 s -> gate -> fraud.cleared | fraud.review
 """

@@ -396,7 +396,8 @@ statement_line = Table(
     Column("created_at", Time, nullable=False),
     Column("matched", Boolean, nullable=False, server_default="false"),
     Column("matched_id", Id),  # the entity of ours that it agrees with
-    Index("statement_line_created_at_idx", "psp", "created_at"),
+    # Without psp: before the first statistics, the planner would take it for the primary key.
+    Index("statement_line_created_at_idx", "created_at"),
     Index("statement_line_matched_id_idx", "matched_id", postgresql_where=text("matched_id is not null")),
 )
 
@@ -476,10 +477,10 @@ outbox = Table(
     Column("claimed_until", Time),
 )
 
-# What each handler has done: the message's effect, exactly once.
+# What each handler has done: the message's effect, exactly once. Ids sort by time, so new rows lie together.
 inbox = Table(
     "inbox",
     metadata,
-    Column("handler", Id, primary_key=True),
     Column("event_id", Id, primary_key=True),
+    Column("handler", Id, primary_key=True),
 )

@@ -289,7 +289,7 @@ create table statement_line (
     matched_id TEXT COLLATE "C",
     CONSTRAINT statement_line_pkey PRIMARY KEY (psp, line_id, occurrence)
 );
-CREATE INDEX statement_line_created_at_idx ON statement_line (psp, created_at);
+CREATE INDEX statement_line_created_at_idx ON statement_line (created_at);
 CREATE INDEX statement_line_matched_id_idx ON statement_line (matched_id) WHERE matched_id is not null;
 
 create table reconciliation_break (
@@ -350,9 +350,9 @@ create table outbox (
 );
 
 create table inbox (
-    handler TEXT COLLATE "C" NOT NULL,
     event_id TEXT COLLATE "C" NOT NULL,
-    CONSTRAINT inbox_pkey PRIMARY KEY (handler, event_id)
+    handler TEXT COLLATE "C" NOT NULL,
+    CONSTRAINT inbox_pkey PRIMARY KEY (event_id, handler)
 );
 
 -- What is written once stays as it was written.

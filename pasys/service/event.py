@@ -6,17 +6,31 @@ Both are harmless to repeat: a handler that has had an event ignores it.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from nats.js.errors import APIError
 from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert
 
 from pasys import ids
-from pasys.bus import BUS_ERRORS, Bus, DeadLetter
+from pasys.bus import BUS_ERRORS, KEEP_S, Bus, DeadLetter
 from pasys.db import OUTBOX_CHANNEL, Unit
 from pasys.errors import BusUnavailable
 from pasys.schema import event, outbox
+
+PRUNE_MAX = 20_000
+RETENTION_MIN_S = 2 * KEEP_S
+_PRUNE = """
+with old as (
+    select id from event where id < %(oldest)s order by id limit %(limit)s),
+gone as (
+    delete from event e using old
+     where e.id = old.id and not exists (select from outbox o where o.event_id = old.id)
+    returning e.id),
+handled as (
+    delete from inbox i using gone where i.event_id = gone.id)
+select count(*) as events from gone
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,3 +88,14 @@ async def announce_again(unit: Unit, since: datetime) -> int:
     if rows:
         await unit.rows("select pg_notify(%(channel)s, '')", channel=OUTBOX_CHANNEL)
     return len(rows)
+
+
+async def prune(unit: Unit) -> int:
+    """Forget events, and that they were handled, after the retention; how many events. Never one that is unsent.
+
+    The retention outlives what the bus keeps, so that the bus can be refilled, and a redelivery is always recognised.
+    """
+    cut = unit.now - timedelta(seconds=max(unit.settings.event_retention_s, RETENTION_MIN_S))
+    oldest = ids.earliest("evt", int(cut.timestamp() * 1000))
+    row = await unit.row(_PRUNE, oldest=oldest, limit=PRUNE_MAX)
+    return row.events if row else 0
