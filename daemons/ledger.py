@@ -5,6 +5,7 @@ settlement.failed -> fail -> analytics.recorded | transaction.failed | transacti
 settlement.unknown -> doubt -> nothing
 fraud.flagged -> block -> analytics.recorded | refund.approved | refund.requested | transaction.flagged
 every 5 s -> expire -> transaction.failed
+every 60 s -> prune -> nothing
 """  # noqa: E501 - the picture is drawn by the code, a line for each handler
 
 from __future__ import annotations

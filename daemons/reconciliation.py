@@ -57,7 +57,7 @@ async def fetch(event: ReconciliationRequested, psp: Psp) -> ReconciliationFetch
         until=event.until,
         lines=[replace(line, description=line.description[:DESCRIPTION_MAX]) for line in page.lines],
         cursor=page.cursor,
-        whole=getattr(psp, "keeps_statement", True),
+        whole=psp.keeps_statement,
     )
 
 

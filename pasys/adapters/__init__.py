@@ -110,6 +110,7 @@ class Psp(Protocol):
     """A payment service provider. Every call is safe to repeat: the same key never moves money twice."""
 
     name: str
+    keeps_statement: bool  # False where a line that the statement lacks means nothing
 
     def check(self, amount: Money) -> None:
         """Raises AmountNotSendable for an amount that this PSP cannot express."""

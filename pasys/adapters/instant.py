@@ -42,6 +42,7 @@ def open_psp(settings: Settings) -> InstantPsp:
 
 class InstantPsp:
     name = NAME
+    keeps_statement = False
 
     def check(self, amount: Money) -> None:
         if amount.minor < 1:

@@ -71,6 +71,7 @@ def open_psp(settings: Settings) -> StripePsp:
 
 class StripePsp:
     name = NAME
+    keeps_statement = True
 
     def __init__(self, settings: Settings) -> None:
         if not settings.stripe_api_key:

@@ -87,6 +87,7 @@ def _stack(keep: bool) -> Iterator[Settings]:
 async def _measure(case: str, settings: Settings, payments: int, *, rate: int, seconds: int) -> Measured:
     from pasys.db import Database
     from pasys.service import ledger_verify
+    from pasys.service.pace import pace
 
     db = Database(settings, connections_max=8)
     try:
@@ -102,8 +103,8 @@ async def _measure(case: str, settings: Settings, payments: int, *, rate: int, s
         await _until_final(db, began)
         elapsed_s = time.monotonic() - began
         spent = {name: ms - before.get(name, 0.0) for name, ms in _cpu_ms(settings.home_path).items()}
-        applied, p50_ms, p99_ms = await _outcome(db)
         async with db.unit() as unit:
+            seen = await pace(unit)
             verified = (await ledger_verify.verify(unit)).ok
     finally:
         await db.close()
@@ -111,13 +112,13 @@ async def _measure(case: str, settings: Settings, payments: int, *, rate: int, s
         case=case,
         batch=batch,
         accepted=accepted,
-        applied=applied,
+        applied=seen.succeeded,
         seconds=round(elapsed_s, 2),
-        rate_s=round(applied / elapsed_s, 1),
-        p50_ms=None if case == "book" else p50_ms,
-        p99_ms=None if case == "book" else p99_ms,
-        cpu_ms_each=round(sum(spent.values()) / max(applied, 1), 3),
-        cpu_ms_by_process=_each(spent, applied),
+        rate_s=round(seen.succeeded / elapsed_s, 1),
+        p50_ms=None if case == "book" else seen.p50_ms,
+        p99_ms=None if case == "book" else seen.p99_ms,
+        cpu_ms_each=round(sum(spent.values()) / max(seen.succeeded, 1), 3),
+        cpu_ms_by_process=_each(spent, seen.succeeded),
         verified=verified,
     )
 
@@ -209,26 +210,16 @@ async def _import(db: Database, payments: int) -> tuple[int, int]:
 
 
 async def _until_final(db: Database, began: float) -> None:
+    from pasys.service.pace import under_way
+
     while True:
         async with db.unit() as unit:
-            left = await unit.value("select count(*) from transaction where status in ('initialized', 'pending')")
+            left = await under_way(unit)
         if left == 0:
             return
         if time.monotonic() - began > SETTLE_TIMEOUT_S:
             raise WaitTimedOut(entity_id=f"{left} payments", status="pending", waited_s=SETTLE_TIMEOUT_S)
         await asyncio.sleep(0.05)
-
-
-async def _outcome(db: Database) -> tuple[int, float, float]:
-    async with db.unit() as unit:
-        row = await unit.row(
-            """select count(*) as applied,
-                      percentile_cont(0.5) within group (order by extract(epoch from final_at - created_at)) as p50,
-                      percentile_cont(0.99) within group (order by extract(epoch from final_at - created_at)) as p99
-                 from transaction where status = 'succeeded' and kind <> 'deposit'"""
-        )
-    assert row is not None
-    return row.applied, round(float(row.p50 or 0) * 1000, 1), round(float(row.p99 or 0) * 1000, 1)
 
 
 def _cpu_ms(home: Path) -> dict[str, float]:

@@ -31,7 +31,7 @@ import typer
 from pasys.cli.command import Noun
 from pasys.cli.options import Format
 from pasys.cli.output import fields_of, is_row, plain, say, show, write_json
-from pasys.errors import PasysError, PromptNeedsTerminal, WaitTimedOut
+from pasys.errors import BusUnavailable, PasysError, PromptNeedsTerminal, WaitTimedOut
 
 if TYPE_CHECKING:
     from pasys.bus import Bus
@@ -43,6 +43,7 @@ __all__ = ["Noun", "ask", "ask_bus", "ask_database", "chosen", "confirm", "money
 T = TypeVar("T")
 LOOK_FIRST_S = 0.05
 LOOK_EVERY_S = 0.5
+CONNECT_TIMEOUT_S = 5.0
 
 
 @dataclass
@@ -99,7 +100,10 @@ def ask_bus(question: Callable[[Bus], Awaitable[T]]) -> T:
     async def cross() -> T:
         from pasys.bus import Bus
 
-        bus = await Bus(settings()).connect(name="pasys-cli")
+        try:
+            bus = await asyncio.wait_for(Bus(settings()).connect(name="pasys-cli"), CONNECT_TIMEOUT_S)
+        except TimeoutError:
+            raise BusUnavailable(reason=f"no connection in {CONNECT_TIMEOUT_S:g} s") from None
         try:
             return await question(bus)
         finally:

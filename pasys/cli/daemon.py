@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -58,10 +60,8 @@ def run(
 
 
 def _simulate(known: Settings, words: list[str]) -> None:
-    """The simulator, at the address that the settings give the PSP unless `words` say otherwise."""
+    """Become the simulator, at the address that the settings give the PSP unless `words` say otherwise."""
     from urllib.parse import urlsplit
-
-    from pasys.simulator.__main__ import main
 
     base = urlsplit(known.stripe_api_base or "")
     folder = known.home_path / "data" / "psp"
@@ -74,4 +74,5 @@ def _simulate(known: Settings, words: list[str]) -> None:
         "--webhook-secret": known.webhook_url and known.stripe_webhook_secret,
     }
     folder.mkdir(parents=True, exist_ok=True)
-    main([word for option, value in given.items() if value for word in (option, value)] + words)
+    line = [word for option, value in given.items() if value for word in (option, value)]
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "pasys.simulator", *line, *words])

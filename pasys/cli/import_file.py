@@ -318,9 +318,10 @@ class _Import:
             answers = await import_batch.advance(unit, batch.id, rows, done=done, count=count)
             done += count
             self._count(rows, answers, done)
-            self.outcome.refusals += import_batch.refusals_of(rows, answers)
+            refused = import_batch.refusals_of(rows, answers)
+            self.outcome.refusals += refused
             if self._options.dry_run:
-                self.outcome.answers += map(_answer, rows, answers)
+                self.outcome.answers += _answers(rows, answers, refused)
         self.outcome.refused = len(self.outcome.refusals)
 
     def _accounts(self) -> Iterator[list[Wanted]]:
@@ -340,8 +341,10 @@ class _Import:
         self._progress("importing", done, self._found.rows)
 
 
-def _answer(row: Row, created: Created) -> Answer:
-    if created.refusal is not None:
-        rule, message = import_batch.rule_of(created.refusal), str(created.refusal)
-        return Answer(row.line, row.key, "refused", None, rule, message)
-    return Answer(row.line, row.key, "replayed" if created.replayed else "created", str(created.status), None, None)
+def _answers(rows: list[Row], answers: list[Created], refused: list[Refusal]) -> Iterator[Answer]:
+    why = {refusal.line: refusal for refusal in refused}
+    for row, answer in zip(rows, answers, strict=True):
+        if refusal := why.get(row.line):
+            yield Answer(row.line, row.key, "refused", None, refusal.rule, refusal.message)
+        else:
+            yield Answer(row.line, row.key, "replayed" if answer.replayed else "created", answer.status, None, None)

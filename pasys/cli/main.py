@@ -39,7 +39,6 @@ def run(arguments: list[str]) -> int:
 def _dispatch(arguments: list[str]) -> int:
     import typer
 
-    from pasys.cli import failure
     from pasys.cli.tree import complete, tree
     from pasys.errors import PasysError
 
@@ -53,11 +52,13 @@ def _dispatch(arguments: list[str]) -> int:
         return exit.exit_code
     except typer.Abort:  # end of input at a prompt
         return INTERRUPTED
-    except typer.TyperException as error:
-        return failure.usage(error, arguments)
-    except PasysError as error:
-        return failure.known(error, arguments)
     except (KeyboardInterrupt, BrokenPipeError):
         raise
     except Exception as error:
+        from pasys.cli import failure
+
+        if isinstance(error, typer.TyperException):
+            return failure.usage(error, arguments)
+        if isinstance(error, PasysError):
+            return failure.known(error, arguments)
         return failure.unexpected(error, arguments)

@@ -18,6 +18,7 @@ app = Noun("reconcile", "The PSP's statement against the books.")
 
 DIFFERENCES_FOUND = 10
 RUN_COLUMNS = ["run_id", "status", "psp", "since", "until", "lines", "matched", "reason", "started_at", "finished_at"]
+FACTS = ["entity_id", "line_id", "type", "asset", "amount_minor", "fee_minor", "status", "reference", "source_id"]
 BREAK_COLUMNS = ["id", "kind", "difference", "entity_id", "line_id", "status", "resolution", "found_at"]
 
 Psp = Annotated[str, typer.Option("--psp", metavar="NAME", help="Whose statement: stripe.")]
@@ -148,17 +149,15 @@ def _show_break(found: BreakRow, output: Format) -> None:
 
 
 def _evidence(books: Mapping[str, Any], statement: Mapping[str, Any]) -> list[Evidence]:
-    """Both sides, fact by fact, amounts with their currency."""
-    left, right = _told(books), _told(statement)
-    return [Evidence(fact, left.get(fact), right.get(fact)) for fact in dict.fromkeys([*left, *right])]
+    """Both sides, fact by fact, in the order in which one reads them; amounts with their currency."""
+    present = books.keys() | statement.keys()
+    facts = [fact for fact in FACTS if fact in present] + sorted(present - set(FACTS))
+    names = {fact: fact.removesuffix("_minor").replace("_", " ") for fact in facts}
+    return [Evidence(names[fact], _told(books, fact), _told(statement, fact)) for fact in facts]
 
 
-def _told(facts: Mapping[str, Any]) -> dict[str, Any]:
+def _told(facts: Mapping[str, Any], fact: str) -> Any:
     from pasys.money import Money
 
-    return {
-        name.removesuffix("_minor").replace("_", " "): Money(value, facts["asset"])
-        if name.endswith("_minor") and value is not None
-        else value
-        for name, value in facts.items()
-    }
+    value = facts.get(fact)
+    return Money(value, facts["asset"]) if fact.endswith("_minor") and value is not None else value

@@ -44,23 +44,25 @@ def up(
     from pasys.stack import client
 
     place = home()
-    with Progress(quiet=output is not TABLE) as progress:
-        if detach:
-            announce(client.up(place, only=only, timeout_s=timeout, progress=progress), output)
-            return
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    progress = Progress(quiet=output is not TABLE)
+    if detach:
+        with progress:
+            found = client.up(place, only=only, timeout_s=timeout, progress=progress)
+        return announce(found, output)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
-        def ready(found: Any) -> None:
-            with progress.paused():
-                announce(found, output)
-                if not found.already_running:
-                    say("Ctrl-C stops it.")
+    def ready(found: Any) -> None:
+        with progress.paused():
+            announce(found, output)
+            if not found.already_running:
+                say("Ctrl-C stops it.")
 
-        try:
+    try:
+        with progress:
             client.run_foreground(place, only=only, timeout_s=timeout, progress=progress, ready=ready)
-        except KeyboardInterrupt:
-            say("Stopped. The data stay.")
-            raise
+    except KeyboardInterrupt:
+        say("Stopped. The data stay.")
+        raise
 
 
 def announce(found: Any, output: Format) -> None:

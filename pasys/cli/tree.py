@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -57,34 +56,31 @@ class Root(Group):
     """Knows every name without importing it."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        return [name for entries in TREE.values() for name, entry in entries.items() if _exists(entry.module)]
+        return list(_entries())
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        entry = next((entries[cmd_name] for entries in TREE.values() if cmd_name in entries), None)
-        return load(cmd_name, entry) if entry is not None and _exists(entry.module) else None
+        entry = _entries().get(cmd_name)
+        return None if entry is None else load(cmd_name, entry)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        self.commands = dict.fromkeys(self.list_commands(ctx))  # type: ignore[arg-type]  # names, for "did you mean"
+        self.commands = dict.fromkeys(_entries())  # type: ignore[arg-type]  # names, for "did you mean"
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
-        present = set(self.list_commands(ctx))
         for title, entries in TREE.items():
-            rows = [(name, entry.help) for name, entry in entries.items() if name in present]
-            if rows:
-                with formatter.section(title):
-                    formatter.write_dl(rows)
+            with formatter.section(title):
+                formatter.write_dl([(name, entry.help) for name, entry in entries.items()])
 
     def shell_complete(self, ctx: Any, incomplete: str) -> Any:
         from typer._click.shell_completion import CompletionItem  # Typer has no public name for it
 
-        entries = {name: entry for group in TREE.values() for name, entry in group.items() if _exists(entry.module)}
-        names = [CompletionItem(name, help=e.help) for name, e in entries.items() if name.startswith(incomplete)]
-        return names + super(TyperGroup, self).shell_complete(ctx, incomplete)
+        found = [(name, entry.help) for name, entry in _entries().items() if name.startswith(incomplete)]
+        options = super(TyperGroup, self).shell_complete(ctx, incomplete)
+        return [CompletionItem(name, help=line) for name, line in found] + options
 
 
-def _exists(module: str) -> bool:
-    return (Path(__file__).parent / f"{module}.py").exists() or find_spec(f"pasys.cli.{module}") is not None
+def _entries() -> dict[str, Entry]:
+    return {name: entry for entries in TREE.values() for name, entry in entries.items()}
 
 
 def load(name: str, entry: Entry) -> Any:

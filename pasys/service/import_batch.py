@@ -14,7 +14,7 @@ from pasys import ids
 from pasys.db import Unit, queries
 from pasys.domain import account as account_rules
 from pasys.domain.import_row import Row
-from pasys.errors import ImportUnderWay, Rejected
+from pasys.errors import ImportUnderWay, Rejected, TransferRefused
 from pasys.events import AccountOpened
 from pasys.money import Money
 from pasys.service import transaction
@@ -58,15 +58,20 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """How many of a batch's transactions stand where, what is in flight, and how long success took."""
+    """How many of a batch's transactions stand where, what is in flight, and how long success took.
+
+    `by_psp` are those that a PSP has answered for.
+    """
 
     created: int
+    by_psp: int
     pending: int
     review: int
     unknown: int
     succeeded: int
     failed: int
     fraud: int
+    refunding: int
     refunded: int
     in_flight: list[Money]
     p50_s: float | None
@@ -122,16 +127,16 @@ def _draft(row: Row, batch_id: str) -> Draft:
 def refusals_of(rows: Sequence[Row], answers: Sequence[Created]) -> list[Refusal]:
     """The refused ones among the answers to rows, in the order of the file."""
     pairs = zip(rows, answers, strict=True)
-    return [
-        Refusal(row.line, row.key, rule_of(answer.refusal), str(answer.refusal))
-        for row, answer in pairs
-        if answer.refusal is not None
-    ]
+    return [_refusal(row, answer.refusal) for row, answer in pairs if answer.refusal is not None]
 
 
-def rule_of(refusal: Rejected) -> str:
-    """The name of the rule that refused: the ledger's own word where the ledger did."""
-    return str(refusal.facts.get("rule") or refusal.code)
+def _refusal(row: Row, no: Rejected) -> Refusal:
+    """Why a row was refused. The ledger knows its own ids and rules; the row knows the names."""
+    if isinstance(no, TransferRefused):
+        rule = no.facts["rule"]
+        whose = f"from {row.debit or 'outside'} to {row.credit or 'outside'}"
+        return Refusal(row.line, row.key, rule, f"{row.amount} {whose}: {rule.replace('_', ' ')}")
+    return Refusal(row.line, row.key, no.code, str(no))
 
 
 async def refusals(unit: Unit, batch_id: str) -> list[Refusal]:
@@ -181,12 +186,14 @@ async def tally(unit: Unit, batch_id: str) -> Tally:
 
     return Tally(
         created=sum(row.transactions for row in rows),
+        by_psp=sum(row.transactions for row in rows if row.by_psp and row.status != "pending"),
         pending=sum(row.transactions for row in rows if row.status == "pending" and not row.review),
         review=sum(row.transactions for row in rows if row.status == "pending" and row.review),
         unknown=sum(row.transactions for row in rows if row.unknown),
         succeeded=count("succeeded", "refunding", "refunded"),
         failed=count("failed"),
         fraud=count("fraud"),
+        refunding=count("refunding"),
         refunded=sum(row.refunded for row in rows),
         in_flight=[Money(minor, asset) for asset, minor in sorted(flight.items())],
         p50_s=latency.p50_s and float(latency.p50_s),

@@ -42,11 +42,11 @@ select u.id, u.name, u.asset, u.type, u.flags, %(now)s
 returning id, name, asset, type;
 
 -- :tally   how the transactions of a batch stand
-select status, asset, review, outcome is not null as unknown, count(*) as transactions,
+select status, asset, review, outcome is not null as unknown, rail <> 'book' as by_psp, count(*) as transactions,
        sum(amount_minor)::bigint as amount_minor, sum(refunded_minor)::bigint as refunded_minor,
        count(*) filter (where refunded_minor > 0) as refunded
   from transaction where batch_id = %(id)s
- group by 1, 2, 3, 4 order by 1, 2, 3, 4;
+ group by 1, 2, 3, 4, 5 order by 1, 2, 3, 4, 5;
 
 -- :latencies   how long the transactions of a batch took until their money had moved
 select percentile_cont(0.5) within group (order by extract(epoch from final_at - created_at)) as p50_s,

@@ -1,9 +1,7 @@
 -- Reconciliation: a PSP's statement as we have read it, what of ours each line stands for, and what has no counterpart.
 
--- :one_at_a_time   pages of one PSP's statements are judged one after the other. A first run fills its tables so fast that
--- plans which were made while they were empty would scan them for every page
-select pg_advisory_xact_lock(hashtextextended('reconciliation:' || %(psp)s, 0)),
-       set_config('plan_cache_mode', 'force_custom_plan', true);
+-- :one_at_a_time   pages of one PSP's statements are judged one after the other
+select pg_advisory_xact_lock(hashtextextended('reconciliation:' || %(psp)s, 0));
 
 -- :reading   a run that is still being read, locked
 select id, psp, since, until from reconciliation_run where id = %(run_id)s and status = 'reading' for update;
@@ -93,10 +91,10 @@ select t.id::text as entity_id, t.asset, case when a.name = 'bank:main' then -t.
 
 -- :stand_ins   the lines that stand for these entities already, whether they agree with them or not
 select entity_id, line_id from reconciliation_break
- where entity_id = any (%(ids)s::text[]) and psp = %(psp)s and kind in ('amount', 'fee', 'currency', 'late')
+ where entity_id = any (%(ids)s::text[]) and kind in ('amount', 'fee', 'currency', 'late')
 union all
 select matched_id, line_id from statement_line
- where matched_id = any (%(ids)s::text[]) and psp = %(psp)s and occurrence = 1;
+ where matched_id = any (%(ids)s::text[]) and occurrence = 1;
 
 -- :known_breaks   all that was ever found about these lines, and about the absence of these entities
 select id, run_id, kind, asset, line_id, entity_id, difference_minor, status, resolution,
@@ -109,7 +107,7 @@ select id, run_id, kind, asset, line_id, entity_id, difference_minor, status, re
 -- :mark_matched   lines that agree with what they stand for
 update statement_line l set matched = true, matched_id = coalesce(l.matched_id, s.entity_id)
   from unnest(%(lines)s::text[], %(entities)s::text[]) as s (line_id, entity_id)
- where l.psp = %(psp)s and l.line_id = s.line_id and l.occurrence = 1;
+ where l.psp = %(psp)s and l.line_id = any (%(lines)s::text[]) and l.line_id = s.line_id and l.occurrence = 1;
 
 -- :tell_fees   fees that the statement tells for the first time, once for each transaction
 with chosen as (
@@ -119,7 +117,7 @@ with chosen as (
 update transaction t set fee_minor = s.fee_minor, transfer_ids = t.transfer_ids || s.transfer_id
   from unnest(%(ids)s::text[], %(fees)s::bigint[], %(transfers)s::uuid[]) as s (id, fee_minor, transfer_id)
   join chosen using (id)
- where t.id = s.id
+ where t.id = any (%(ids)s::text[]) and t.id = s.id
 returning t.id;
 
 -- :close_breaks   open breaks that need nobody's decision any more

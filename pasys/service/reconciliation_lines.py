@@ -173,7 +173,7 @@ async def _known(unit: Unit, psp: str, rows: Sequence[Any]) -> _Known:
     our_payouts = await unit.rows(SQL["payouts"], ids=payouts) if payouts else []
     entities = sorted({one.entity_id for one in (*our_payments.values(), *our_refunds.values())})
     line_ids = sorted({row.line_id for row in rows})
-    stand_ins = await unit.rows(SQL["stand_ins"], psp=psp, ids=entities)
+    stand_ins = await unit.rows(SQL["stand_ins"], ids=entities)
     return _Known(
         payments=our_payments,
         refunds=our_refunds,

@@ -138,3 +138,16 @@ select id, step.was, step.becomes, %(now)s, %(reason)s, %(actor)s
 select t.id, exists (select from transaction r where r.parent_id = t.id) as reversed
   from transaction t where t.batch_id = %(batch_id)s and t.parent_id is null
  order by t.id desc;
+
+-- :under_way   how many are not final yet
+select count(*) from transaction where status in ('initialized', 'pending');
+
+-- :pace   how transactions get on
+with settled as (
+    select extract(epoch from final_at - created_at) * 1000 as took_ms
+      from transaction where status = 'succeeded' and kind <> 'deposit')
+select (select count(*) from transaction where status in ('initialized', 'pending')) as under_way,
+       count(*) as succeeded,
+       percentile_cont(0.5) within group (order by took_ms)::float8 as p50_ms,
+       percentile_cont(0.99) within group (order by took_ms)::float8 as p99_ms
+  from settled;

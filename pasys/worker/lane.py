@@ -201,6 +201,8 @@ class Lane:
             await self.fail(delivery, error)
         except Unavailable as lost:
             await self._retry([delivery], lost)
+        except Exception as bug:  # in what the daemon makes of a refusal: it must not end the lane
+            await self._park(delivery.message, delivery.envelope.id, bug)
 
     async def _retry(self, deliveries: Sequence[Delivery], error: Exception) -> None:
         log.warning("%s tries %d again: %s", self.name, len(deliveries), error)
@@ -314,22 +316,30 @@ class WorldLane(Lane):
 
     async def _record(self, answers: list[tuple[Delivery, Any]]) -> None:
         answered = [(delivery, answer) for delivery, answer in answers if not isinstance(answer, Exception)]
-        try:
-            if answered:
-                await self._write(answered)
-        except Exception as error:
-            answers = [(d, answer if isinstance(answer, Exception) else error) for d, answer in answers]
+        if answered:
+            await self._write_or_split(answered)
         for delivery, answer in answers:
             if isinstance(answer, Exception):
                 await self._settle_failure(delivery, answer)
 
+    async def _write_or_split(self, answered: list[tuple[Delivery, Any]]) -> None:
+        try:
+            await self._write(answered)
+        except Exception as error:
+            if len(answered) == 1 or isinstance(error, Unavailable):
+                for delivery, _ in answered:
+                    await self._settle_failure(delivery, error)
+                return
+            middle = len(answered) // 2  # a bad answer never holds back a good one
+            await self._write_or_split(answered[:middle])
+            await self._write_or_split(answered[middle:])
+
     async def _write(self, answered: list[tuple[Delivery, Any]]) -> None:
         deliveries = [delivery for delivery, _ in answered]
         async with self._unit(deliveries) as unit:
-            fresh = {delivery.envelope.id for delivery in await self.claim(unit, deliveries)}
-            for delivery, answer in answered:
-                if delivery.envelope.id in fresh:
-                    self.emit(unit, answer)
+            said = {delivery.envelope.id: answer for delivery, answer in answered}  # once, if delivered twice
+            for delivery in await self.claim(unit, deliveries):
+                self.emit(unit, said[delivery.envelope.id])
         self._relay.offer(unit.announcements)
         await self._done(deliveries)
 
