@@ -194,6 +194,9 @@ def main(settings: Settings, *, ready: Callable[[], None] | None = None) -> None
     """Take webhooks until SIGTERM or SIGINT. Raises InvalidSettings, PortTaken, StackNotRunning."""
     import uvloop
 
+    from pasys.worker.log import configure
+
+    configure(settings.log_level)
     uvloop.run(_until_signal(settings, ready))
 
 

@@ -30,6 +30,7 @@ DEAD_KEEP_S = 90 * 86_400
 DUPLICATE_WINDOW_S = 120
 PUBLISH_TIMEOUT_S = 5.0
 PULL_EXPIRES_S = 5.0
+CONNECT_TIMEOUT_S = 5.0
 # nats-py raises the builtin TimeoutError beside its own errors.
 BUS_ERRORS = (NatsError, TimeoutError, OSError, asyncio.TimeoutError)
 
@@ -74,16 +75,17 @@ class Bus:
         """Connect and make the streams exist. With `wait`, try until the server is there; else BusUnavailable."""
         while True:
             try:
-                self._client = await nats.connect(
-                    self.settings.require("nats_url"),
-                    name=name,
-                    connect_timeout=3,
-                    max_reconnect_attempts=-1,
-                    reconnect_time_wait=0.25,
-                    allow_reconnect=True,
-                    error_cb=_quiet,
-                    pending_size=64 * 1024 * 1024,
-                )
+                async with asyncio.timeout(CONNECT_TIMEOUT_S):  # the client itself would try for ever
+                    self._client = await nats.connect(
+                        self.settings.require("nats_url"),
+                        name=name,
+                        connect_timeout=3,
+                        max_reconnect_attempts=-1,
+                        reconnect_time_wait=0.25,
+                        allow_reconnect=True,
+                        error_cb=_quiet,
+                        pending_size=64 * 1024 * 1024,
+                    )
                 self._stream = self._client.jetstream(timeout=PUBLISH_TIMEOUT_S, publish_async_max_pending=4096)
                 await self._ensure_streams()
                 return self
@@ -192,7 +194,7 @@ class Bus:
         """What stands in DEAD, oldest first."""
         state = (await self.js.stream_info(self.dead)).state
         found: list[DeadLetter] = []
-        sequence = state.first_seq
+        sequence = max(state.first_seq, 1)  # a stream that was never used says 0
         while sequence <= state.last_seq and len(found) < limit:
             with contextlib.suppress(NotFoundError):
                 found.append(_dead_letter(await self.js.get_msg(self.dead, seq=sequence)))

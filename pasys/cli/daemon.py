@@ -47,9 +47,7 @@ def run(
     if words:
         raise InvalidInput(field="name", reason=f"{name} takes no options of its own")
     from pasys.worker import daemon_names, main
-    from pasys.worker.log import configure
 
-    configure(known.log_level)
     if name == FACE:
         from daemons import webhook
 

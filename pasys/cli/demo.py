@@ -26,7 +26,7 @@ app = Noun("demo", "Realistic traffic through the real system.")
 
 LOOK_EVERY_S = 0.5
 SAY_EVERY_S = 5.0
-DRAIN_S = 20.0
+DRAIN_S, HURRIED_DRAIN_S = 20.0, 2.0
 AT_ONCE_MAX = 4
 INTERRUPTED = 130
 NAMES = "ada ben cleo dan eve finn gus hana ivo june kofi lena mika noor omar pia quinn rosa sam tara uma vik wen zoe"
@@ -86,7 +86,7 @@ def demo(
 
 
 async def _let_run(db: Database, traffic: _Traffic, seconds: float, view: Any) -> _Traffic:
-    """Create for so long, or until Ctrl-C; then wait a little for what is on its way."""
+    """Let them pay for so long, or until Ctrl-C; then wait a little for what is on its way."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -227,7 +227,8 @@ class _Traffic:
         self.seen.examples.setdefault("refund", asked.refund_id)
 
     async def drain(self, view: Any) -> None:
-        deadline = time.monotonic() + DRAIN_S
+        """Wait for what is on its way; whoever pressed Ctrl-C does not wait long."""
+        deadline = time.monotonic() + (HURRIED_DRAIN_S if self.interrupted else DRAIN_S)
         seconds = self.seen.seconds
         while time.monotonic() < deadline:
             tally = await self.look(view)

@@ -295,7 +295,7 @@ def import_(
     delimiter: Annotated[str, typer.Option("--delimiter", metavar="CHARACTER", help="Between columns.")] = ",",
     output: Output = TABLE,
 ) -> None:
-    """Create transactions from a CSV file. The same file again goes on where it stopped, without duplicates.
+    """Turn the rows of a CSV file into transactions. The same file again goes on where it stopped, without duplicates.
 
     Columns: key, kind, from, to, amount, asset, rail, payment_method, effective_at; others become metadata.
     """

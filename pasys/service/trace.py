@@ -100,17 +100,22 @@ async def trace(unit: Unit, any_id: str) -> Trace:
     return told.end(story, any_id)
 
 
-async def _story(unit: Unit, any_id: str) -> str:
-    found = None
+async def _story(unit: Unit, shown_id: str) -> str:
+    any_id, found = _whole(shown_id), None
     if as_uuid := _as_uuids(any_id):
         found = await unit.value(SQL["story_of_transfer"], id=next(iter(as_uuid)))
     found = found or await unit.value(SQL["story"], id=any_id)
     found = found or await unit.value(SQL["story_at_psp"], id=any_id)
     if found is None:
-        raise NothingToTrace(entity_id=any_id)
+        raise NothingToTrace(entity_id=shown_id)
     if _as_uuids(found) or found == any_id:
         return found
     return await unit.value(SQL["story"], id=found) or found  # a break's entity may be a refund
+
+
+def _whole(shown_id: str) -> str:
+    """The entity's id behind an attempt's (tx_…:capture), the line's behind its repetition's (txn_…#2)."""
+    return shown_id.partition(":")[0] if shown_id.startswith(("tx_", "rf_")) else shown_id.partition("#")[0]
 
 
 def _as_uuids(text: str) -> set[UUID]:

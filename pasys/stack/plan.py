@@ -88,7 +88,7 @@ def daemon_programs(names: list[str], copies: dict[str, int]) -> list[Program]:
             name if copy == 1 else f"{name}-{copy}",
             "daemon",
             "pasys.worker:main",
-            args=(name,),
+            args=(name if copy == 1 else f"{name}-{copy}",),
             settings=True,
             reports_ready=True,
             needs=("migrate", "nats", "redis"),

@@ -20,7 +20,7 @@ from pasys.db import Database
 from pasys.errors import DatabaseUnavailable, ServiceNotFound
 from pasys.worker.doors import Doors
 from pasys.worker.lane import BooksLane, Lane, WorldLane
-from pasys.worker.log import log
+from pasys.worker.log import configure, log
 from pasys.worker.pulse import Pulse
 from pasys.worker.relay import Relay
 from pasys.worker.timer import run_timer
@@ -52,6 +52,7 @@ def main(name: str, settings: Settings, *, ready: Callable[[], None] | None = No
     """Run a daemon until SIGTERM or SIGINT, then finish what is in hand."""
     import uvloop
 
+    configure(settings.log_level)
     uvloop.run(_until_signal(name, settings, ready))
 
 
