@@ -9,48 +9,20 @@ import random
 import signal
 import subprocess
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pasys.cli.import_file import Options, Outcome, Source, Survey, prepare, run
+from pasys.cli.import_file import Outcome, Source, prepare, run
 from pasys.config import Settings
 from pasys.db import Database
-from pasys.domain.import_row import read_header, reader
 from pasys.errors import ImportRefused, ImportUnderWay, InvalidInput, InvalidRows
 from pasys.events import AccountOpened
 from pasys.money import Money
 from pasys.service import account, import_batch, ledger
+from tests.import_files import FUNDED, HEADER, chosen_of, silent, write
 from tests.support import balance_of, eventually
-
-HEADER = "key,kind,from,to,amount,asset,rail,payment_method,effective_at"
-RAILS = ("book", "instant", "stripe")
-
-
-def read(text: str, header: str = HEADER) -> Any:
-    """One row, as the reader reads it."""
-    return reader(read_header(header.split(",")), RAILS)(2, text.split(","))
-
-
-def write(path: Path, *rows: str, header: str = HEADER, newline: str = "\n") -> Path:
-    path.write_bytes(newline.join([header, *rows, ""]).encode())
-    return path
-
-
-def silent(*_: Any) -> None:
-    return None
-
-
-def chosen_of(chosen: dict[str, Any]) -> Options:
-    options = {"open_accounts": True, "atomic": False, "dry_run": False, "skip_invalid": False, "batch_size": 1_000}
-    return Options(**(options | chosen))  # type: ignore[arg-type]
-
-
-def checked(path: Path) -> Survey:
-    """A file, as the command checks it before it asks the database for anything."""
-    return prepare(Source(path, delimiter=","), chosen_of({}), silent)
 
 
 async def imported(db: Database, path: Path, **chosen: Any) -> Outcome:
@@ -65,121 +37,12 @@ async def count(db: Database, what: str) -> int:
         return await unit.value(f"select count(*) from {what}")
 
 
-FUNDED = ["f1,deposit,,ada,100.00,USD,,,", "f2,deposit,,ben,100.00,USD,,,"]
-
-
-# One row -------------------------------------------------------------------------------------------------------------
-
-
-def test_a_row_is_read_exactly() -> None:
-    """Text becomes whole minor units, names, a time in UTC, and metadata under the columns' own names."""
-    row = read(" k1 ,payment,ada,shop,12.50,USD,stripe,pm_card_visa,2026-01-31T13:00:00+01:00,A-7", f"{HEADER},Order")
-    assert (row.line, row.key, row.kind, row.debit, row.credit) == (2, "k1", "payment", "ada", "shop")
-    assert (row.amount, row.rail, row.payment_method) == (Money(1250, "USD"), "stripe", "pm_card_visa")
-    assert row.effective_at == datetime(2026, 1, 31, 12, tzinfo=UTC)
-    assert row.metadata == {"Order": "A-7"}
-
-
-def test_a_time_without_a_zone_is_utc() -> None:
-    """A file means the same on every machine."""
-    assert read("k,,a,b,1,USD,,,2026-01-31").effective_at == datetime(2026, 1, 31, tzinfo=UTC)
-
-
-@pytest.mark.parametrize(
-    ("amount", "asset", "minor"),
-    [("500", "JPY", 500), ("1.230", "KWD", 1230), ("1.2", "KWD", 1200), ("0.01", "USD", 1), ("7", "EUR", 700)],
-)
-def test_each_currency_has_its_own_decimals(amount: str, asset: str, minor: int) -> None:
-    """JPY has none, KWD three."""
-    assert read(f"k,,a,b,{amount},{asset},,,").amount == Money(minor, asset)
-
-
-@pytest.mark.parametrize(
-    ("text", "field"),
-    [
-        *((f"k,,a,b,{amount},USD,,,", "amount") for amount in ("1e3", "NaN", "-5", "1.005", "0", "", "abc", "+1")),
-        *(
-            (f"k,,a,b,{amount},USD,,,", "amount")
-            for amount in ("1 000", "١٢", "0.00", "Infinity", ".5", "99999999999999999999")
-        ),
-        ("k,,a,b,1.5,JPY,,,", "amount"),
-        ("k,,a,b,1.2345,KWD,,,", "amount"),
-        ("k,,a,b,1,usd,,,", "asset"),
-        ("k,,a,b,1,,,,", "asset"),
-        ("k,,a,b,1,XXQ,,,", "asset"),
-        ("k,refund,a,b,1,USD,,,", "kind"),
-        ("k,deposit,a,b,1,USD,,,", "from"),
-        ("k,withdrawal,a,b,1,USD,,,", "to"),
-        ("k,payment,,b,1,USD,,,", "from"),
-        ("k,transfer,a,b,1,USD,stripe,,", "rail"),
-        ("k,,,,1,USD,,,", "from"),
-        ("k,,a,a,1,USD,,,", "to"),
-        ("k,,a,b,1,USD,paypal,,", "rail"),
-        ("k,,a,b,1,USD,,,yesterday", "effective_at"),
-        ("k,,a,b,1,USD,,,2026-02-30", "effective_at"),
-        (f"{'k' * 256},,a,b,1,USD,,,", "key"),
-        ("k,,a,b,1,USD,,", "row"),
-        ("k,,a,b,1,USD,,,,", "row"),
-    ],
-)
-def test_every_bad_row_is_named(text: str, field: str, tmp_path: Path) -> None:
-    """Line and field of a bad row are named, and the command ends as invalid input."""
-    with pytest.raises(InvalidRows) as refused:
-        checked(write(tmp_path / "bad.csv", *FUNDED, "", text))
-    (bad,) = refused.value.facts["invalid_rows"]
-    assert (bad.line, bad.field) == (5, field)
-    assert refused.value.exit_code == 2 and "line 5" in str(refused.value)
-
-
 async def test_a_bad_row_stops_the_file_before_anything_is_written(db: Database, tmp_path: Path) -> None:
     """Not even the good rows before it, the accounts or the batch."""
     with pytest.raises(InvalidRows):
         await imported(db, write(tmp_path / "bad.csv", *FUNDED, "k,,a,b,1e3,USD,,,"), batch_size=1)
     for table in ("import_batch", "account", "transaction", "event"):
         assert await count(db, table) == 0, table
-
-
-@pytest.mark.parametrize(
-    ("header", "field"),
-    [
-        ("key,from,to,asset", "amount"),
-        ("key,from,to,amount", "asset"),
-        ("key,amount,asset", "from"),
-        ("from,to,ammount,asset", "ammount"),
-        ("from,to,amount,asset,payment-method", "payment-method"),
-        ("from,to,amount,asset,amount", "amount"),
-        ("from,to,amount,asset,", "header"),
-        ("from;to;amount;asset", "delimiter"),
-    ],
-)
-def test_a_wrong_header_is_named(header: str, field: str, tmp_path: Path) -> None:
-    """A column that is missing, misspelled or there twice is named; none is ignored."""
-    with pytest.raises(InvalidInput) as refused:
-        Source(write(tmp_path / "h.csv", "x", header=header), delimiter=",").layout()
-    assert refused.value.facts["field"] == field
-
-
-@pytest.mark.parametrize(
-    ("content", "says"),
-    [
-        (b"", "is empty"),
-        (b"from,to,amount,asset\n", "no rows"),
-        (b"from,to,amount,asset\na,b,1,\xff\n", "utf-8"),
-        ("from,to,amount,asset\na,b,1,USD\n".encode("utf-16"), "UTF-8"),
-        (b'from,to,amount,asset\na,b,1,"USD\n', "no CSV"),
-    ],
-)
-def test_a_broken_file_is_refused(content: bytes, says: str, tmp_path: Path) -> None:
-    """Whatever is no CSV is said to be none; nothing is guessed."""
-    (tmp_path / "f.csv").write_bytes(content)
-    with pytest.raises(InvalidInput, match=says):
-        checked(tmp_path / "f.csv")
-
-
-def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
-    """The path is in the sentence."""
-    with pytest.raises(InvalidInput, match=r"nowhere\.csv"):
-        Source(tmp_path / "nowhere.csv", delimiter=",")
 
 
 # The whole file ------------------------------------------------------------------------------------------------------
@@ -204,7 +67,7 @@ async def test_what_spreadsheets_write_is_read(db: Database, tmp_path: Path) -> 
 
 async def test_another_delimiter_is_taken(db: Database, tmp_path: Path) -> None:
     """What separates the columns is the caller's choice."""
-    path = write(tmp_path / "s.csv", "ada;1,50;USD".replace(",", "."), header="to;amount;asset")
+    path = write(tmp_path / "s.csv", "ada;1.50;USD", header="to;amount;asset")
     assert (await imported(db, path, delimiter=";")).created == 1
 
 
@@ -231,13 +94,6 @@ async def test_equal_rows_without_a_key_are_two(db: Database, tmp_path: Path) ->
     path = write(tmp_path / "e.csv", *[",deposit,,ada,1,USD,,,"] * 3)
     assert (await imported(db, path, batch_size=2)).created == 3
     assert await balance_of(db, "ada") == Money(300, "USD")
-
-
-def test_a_key_stands_once_in_a_file(tmp_path: Path) -> None:
-    """The second row with a key is refused by its line, however far apart the two stand."""
-    path = write(tmp_path / "k.csv", *FUNDED, "f1,deposit,,ada,100.00,USD,,,")
-    with pytest.raises(InvalidRows, match="line 4: key: 'f1' stands on line 2"):
-        checked(path)
 
 
 async def test_a_key_in_another_file_is_replayed_or_a_conflict(db: Database, tmp_path: Path) -> None:
@@ -314,12 +170,6 @@ async def test_accounts_are_opened_by_their_columns(db: Database, tmp_path: Path
     assert found["ada", "USD"].debits_must_not_exceed_credits
     assert not found["shop", "USD"].debits_must_not_exceed_credits
     assert announced >= 6
-
-
-def test_a_name_that_cannot_be_opened_is_a_bad_row(tmp_path: Path) -> None:
-    """Named by line and field before anything is written."""
-    with pytest.raises(InvalidRows, match="line 2: to:"):
-        checked(write(tmp_path / "n.csv", "1,deposit,,a b,9,USD,,,"))
 
 
 async def test_five_thousand_accounts_are_opened(db: Database, tmp_path: Path) -> None:

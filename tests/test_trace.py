@@ -76,7 +76,7 @@ async def add_notice(unit: Unit, transaction_id: str) -> str:
 
 
 async def test_every_id_of_a_story_leads_to_the_same_story(paid: tuple[str, str], db: Database) -> None:
-    """From a transaction, refund, event, decision, transfer, attempt's reference, line, break or notice: one story."""
+    """From a transaction, refund, event, decision, transfer, attempt, PSP object, line, break or notice: one story."""
     transaction_id, refund_id = paid
     async with db.unit() as unit:
         _, break_id, line_id = await add_statement(unit, transaction_id)
@@ -90,8 +90,8 @@ async def test_every_id_of_a_story_leads_to_the_same_story(paid: tuple[str, str]
         if node.facts.get(name)
     }
     assert {reference.partition("_")[0] for reference in references} == {"pi", "ch", "re"}
-    asked = {id for id, node in found.items() if node.kind != "attempt"} | references
-    asked |= {refund_id, break_id, line_id, notice_id, "ch_x", "pi_other", "evt_at_psp"}
+    asked = found.keys() | references
+    asked |= {refund_id, break_id, line_id, f"{line_id}#2", notice_id, "ch_x", "pi_other", "evt_at_psp"}
     for any_id in sorted(asked):
         other = await told(db, any_id)
         assert other == whole, f"{any_id} leads elsewhere: {other.root}"

@@ -78,4 +78,4 @@ def status_after(payment: Pending) -> Status:
     how = arrival(payment)
     if how in (Arrival.EXPECTED, Arrival.OVERDUE):
         return Status.SUCCEEDED
-    return Status.FRAUD if how is Arrival.FLAGGED else payment.status
+    return Status.FRAUD if payment.status is Status.PENDING else payment.status

@@ -12,7 +12,7 @@ from typing import Any
 from pasys.db import Unit, queries
 from pasys.domain import posting
 from pasys.domain.ledger import Transfer
-from pasys.domain.settlement import SUSPECTED_FRAUD, Arrival, Pending, arrival, settled, status_after
+from pasys.domain.settlement import SUSPECTED_FRAUD, Pending, settled, status_after
 from pasys.domain.transaction import Kind, Status
 from pasys.errors import NothingToResolve
 from pasys.events import (
@@ -147,7 +147,7 @@ def _arrived(payment: Pending, answer: SettlementSucceeded, transfers: list[Tran
         payment.id,
         payment.status,
         becomes,
-        reason=None if becomes is Status.SUCCEEDED else "captured",
+        reason=SUSPECTED_FRAUD if becomes is Status.FRAUD else None,
         captured_minor=answer.captured_minor,
         fee_minor=answer.fee_minor or 0,
         credited=becomes is Status.SUCCEEDED and payment.payee is not None,
@@ -159,7 +159,6 @@ def _arrived(payment: Pending, answer: SettlementSucceeded, transfers: list[Tran
 
 async def _announce(unit: Unit, row: Any, payment: Pending, answer: SettlementSucceeded) -> list[Event]:
     """Say what the capture led to. Money that must not stay goes back by an automatic refund."""
-    how = arrival(payment)
     fee_minor = answer.fee_minor or 0
     status = status_after(payment)
     said: list[Event] = [_analytics(unit, row, status, reason=None, fee_minor=fee_minor)]
@@ -175,9 +174,10 @@ async def _announce(unit: Unit, row: Any, payment: Pending, answer: SettlementSu
             ),
             *said,
         ]
-    if how is Arrival.FLAGGED:
+    flagged = payment.status is Status.PENDING  # else it had ended before
+    if flagged:
         said.append(TransactionFlagged(transaction_id=row.id, reason=SUSPECTED_FRAUD, captured=True, asset=row.asset))
-    reason = SUSPECTED_FRAUD if how is Arrival.FLAGGED else "captured_late"
+    reason = SUSPECTED_FRAUD if flagged else "captured_late"
     return [*said, *await refund.start_automatic(unit, row.id, reason=reason)]
 
 

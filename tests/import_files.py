@@ -1,0 +1,30 @@
+"""CSV files for import tests, and the check that comes before the database is asked for anything."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pasys.cli.import_file import Options, Source, Survey, prepare
+
+HEADER = "key,kind,from,to,amount,asset,rail,payment_method,effective_at"
+FUNDED = ["f1,deposit,,ada,100.00,USD,,,", "f2,deposit,,ben,100.00,USD,,,"]
+
+
+def write(path: Path, *rows: str, header: str = HEADER) -> Path:
+    path.write_bytes("\n".join([header, *rows, ""]).encode())
+    return path
+
+
+def silent(*_: Any) -> None:
+    return None
+
+
+def chosen_of(chosen: dict[str, Any]) -> Options:
+    options = {"open_accounts": True, "atomic": False, "dry_run": False, "skip_invalid": False, "batch_size": 1_000}
+    return Options(**(options | chosen))  # type: ignore[arg-type]
+
+
+def checked(path: Path) -> Survey:
+    """A file, as the command checks it before it asks the database for anything."""
+    return prepare(Source(path, delimiter=","), chosen_of({}), silent)

@@ -1,0 +1,138 @@
+"""A row, a header and a file that are not valid are named by line, column and reason; none is guessed at."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pasys.cli.import_file import Source
+from pasys.domain.import_row import read_header, reader
+from pasys.errors import InvalidInput, InvalidRows
+from pasys.money import Money
+from tests.import_files import FUNDED, HEADER, checked, write
+
+RAILS = ("book", "instant", "stripe")
+
+
+def read(text: str, header: str = HEADER) -> Any:
+    """One row, as the reader reads it."""
+    return reader(read_header(header.split(",")), RAILS)(2, text.split(","))
+
+
+def test_a_row_is_read_exactly() -> None:
+    """Text becomes whole minor units, names, a time in UTC, and metadata under the columns' own names."""
+    row = read(" k1 ,payment,ada,shop,12.50,USD,stripe,pm_card_visa,2026-01-31T13:00:00+01:00,A-7", f"{HEADER},Order")
+    assert (row.line, row.key, row.kind, row.debit, row.credit) == (2, "k1", "payment", "ada", "shop")
+    assert (row.amount, row.rail, row.payment_method) == (Money(1250, "USD"), "stripe", "pm_card_visa")
+    assert row.effective_at == datetime(2026, 1, 31, 12, tzinfo=UTC)
+    assert row.metadata == {"Order": "A-7"}
+
+
+def test_a_time_without_a_zone_is_utc() -> None:
+    """A file means the same on every machine."""
+    assert read("k,,a,b,1,USD,,,2026-01-31").effective_at == datetime(2026, 1, 31, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("amount", "asset", "minor"),
+    [("500", "JPY", 500), ("1.230", "KWD", 1230), ("1.2", "KWD", 1200), ("0.01", "USD", 1), ("7", "EUR", 700)],
+)
+def test_each_currency_has_its_own_decimals(amount: str, asset: str, minor: int) -> None:
+    """JPY has none, KWD three."""
+    assert read(f"k,,a,b,{amount},{asset},,,").amount == Money(minor, asset)
+
+
+@pytest.mark.parametrize(
+    ("text", "field"),
+    [
+        *((f"k,,a,b,{amount},USD,,,", "amount") for amount in ("1e3", "NaN", "-5", "1.005", "0", "", "abc", "+1")),
+        *(
+            (f"k,,a,b,{amount},USD,,,", "amount")
+            for amount in ("1 000", "١٢", "0.00", "Infinity", ".5", "99999999999999999999")
+        ),
+        ("k,,a,b,1.5,JPY,,,", "amount"),
+        ("k,,a,b,1.2345,KWD,,,", "amount"),
+        ("k,,a,b,1,usd,,,", "asset"),
+        ("k,,a,b,1,,,,", "asset"),
+        ("k,,a,b,1,XXQ,,,", "asset"),
+        ("k,refund,a,b,1,USD,,,", "kind"),
+        ("k,deposit,a,b,1,USD,,,", "from"),
+        ("k,withdrawal,a,b,1,USD,,,", "to"),
+        ("k,payment,,b,1,USD,,,", "from"),
+        ("k,transfer,a,b,1,USD,stripe,,", "rail"),
+        ("k,,,,1,USD,,,", "from"),
+        ("k,,a,a,1,USD,,,", "to"),
+        ("k,,a,b,1,USD,paypal,,", "rail"),
+        ("k,,a,b,1,USD,,,yesterday", "effective_at"),
+        ("k,,a,b,1,USD,,,2026-02-30", "effective_at"),
+        (f"{'k' * 256},,a,b,1,USD,,,", "key"),
+        ("k,,a,b,1,USD,,", "row"),
+        ("k,,a,b,1,USD,,,,", "row"),
+    ],
+)
+def test_every_bad_row_is_named(text: str, field: str, tmp_path: Path) -> None:
+    """Line and field of a bad row are named, and the command ends as invalid input."""
+    with pytest.raises(InvalidRows) as refused:
+        checked(write(tmp_path / "bad.csv", *FUNDED, "", text))
+    (bad,) = refused.value.facts["invalid_rows"]
+    assert (bad.line, bad.field) == (5, field)
+    assert refused.value.exit_code == 2 and "line 5" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("header", "field"),
+    [
+        ("key,from,to,asset", "amount"),
+        ("key,from,to,amount", "asset"),
+        ("key,amount,asset", "from"),
+        ("from,to,ammount,asset", "ammount"),
+        ("from,to,amount,asset,payment-method", "payment-method"),
+        ("from,to,amount,asset,amount", "amount"),
+        ("from,to,amount,asset,", "header"),
+        ("from;to;amount;asset", "delimiter"),
+    ],
+)
+def test_a_wrong_header_is_named(header: str, field: str, tmp_path: Path) -> None:
+    """A column that is missing, misspelled or there twice is named; none is ignored."""
+    with pytest.raises(InvalidInput) as refused:
+        Source(write(tmp_path / "h.csv", "x", header=header), delimiter=",").layout()
+    assert refused.value.facts["field"] == field
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "is empty"),
+        (b"from,to,amount,asset\n", "no rows"),
+        (b"from,to,amount,asset\na,b,1,\xff\n", "utf-8"),
+        ("from,to,amount,asset\na,b,1,USD\n".encode("utf-16"), "UTF-8"),
+        (b'from,to,amount,asset\na,b,1,"USD\n', "no CSV"),
+    ],
+)
+def test_a_broken_file_is_refused(content: bytes, says: str, tmp_path: Path) -> None:
+    """Whatever is no CSV is said to be none; nothing is guessed."""
+    (tmp_path / "f.csv").write_bytes(content)
+    with pytest.raises(InvalidInput, match=says):
+        checked(tmp_path / "f.csv")
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    """The path is in the sentence."""
+    with pytest.raises(InvalidInput, match=r"nowhere\.csv"):
+        Source(tmp_path / "nowhere.csv", delimiter=",")
+
+
+def test_a_key_stands_once_in_a_file(tmp_path: Path) -> None:
+    """The second row with a key is refused by its line, however far apart the two stand."""
+    path = write(tmp_path / "k.csv", *FUNDED, "f1,deposit,,ada,100.00,USD,,,")
+    with pytest.raises(InvalidRows, match="line 4: key: 'f1' stands on line 2"):
+        checked(path)
+
+
+def test_a_name_that_cannot_be_opened_is_a_bad_row(tmp_path: Path) -> None:
+    """Named by line and field before anything is written."""
+    with pytest.raises(InvalidRows, match="line 2: to:"):
+        checked(write(tmp_path / "n.csv", "1,deposit,,a b,9,USD,,,"))
