@@ -65,13 +65,19 @@ class Replay:
     dry_run: bool
 
 
-@app.command("topology", examples="pasys events topology\npasys events topology --json")
-def topology(output: Output = TABLE) -> None:
+@app.command("topology", examples="pasys events topology --json\npasys events topology --page > events.md")
+def topology(
+    page: Annotated[bool, typer.Option("--page", help="Write the whole catalogue as a page in Markdown.")] = False,
+    output: Output = TABLE,
+) -> None:
     """Show who emits and who consumes each subject, from the code, with the older topic's name."""
-    from pasys.cli.topology import read
+    from pasys.cli import topology as wiring
 
+    if page:
+        typer.echo(wiring.page())
+        return
     columns = ["subject", "version", "emitted_by", "consumed_by", "older_name"]
-    show(read(), output, name="subjects", columns=columns if output is TABLE else None)
+    show(wiring.read(), output, name="subjects", columns=columns if output is TABLE else None)
 
 
 @app.command(

@@ -65,6 +65,30 @@ def read() -> list[Subject]:
     ]
 
 
+def page() -> str:
+    """The catalogue as a page in Markdown: what each event says and carries, who emits it, who consumes it."""
+    lines = [
+        "# Events",
+        "",
+        "Subjects end in the asset: `transaction.created.USD`. Written by `pasys events topology --page`.",
+    ]
+    for entry in read():
+        kind = CATALOG[entry.subject]
+        lines += ["", f"## {entry.subject} (version {entry.version})", "", entry.says, ""]
+        lines += [f"- emitted by {', '.join(entry.emitted_by) or 'nobody'}"]
+        lines += [f"- consumed by {', '.join(entry.consumed_by)}" if entry.consumed_by else "- final"]
+        lines += [f"- older topic: {entry.older_name}"] if entry.older_name else []
+        lines += ["", "| field | type |", "|---|---|"]
+        lines += [f"| `{name}` | `{type_.replace('|', chr(92) + '|')}` |" for name, type_ in _fields(kind).items()]
+    return "\n".join(lines)
+
+
+def _fields(kind: type) -> dict[str, str]:
+    """An event's fields in the order of its class, the asset last, with their types as they are written."""
+    own = {name: str(type_) for name, type_ in kind.__annotations__.items()}
+    return own | {"asset": "str"}
+
+
 def _verbs() -> dict[str, set[str]]:
     """What service functions announce by themselves, outside a handler."""
     spec = find_spec("pasys.service")

@@ -331,3 +331,22 @@ def undo(
     confirm(f"Reverse every transaction of {batch}?", yes)
     reversals = ask(lambda unit: transaction_state.undo(unit, batch))
     show({"batch": batch, "reversed": len(reversals), "reversals": reversals}, output, columns=["batch", "reversed"])
+
+
+@app.command(
+    "key",
+    examples="pasys tx key --id order-17 --timestamp 2026-11-21T05:00:00Z --from alice --to shop --amount 12.50",
+)
+def key(
+    request_id: Annotated[str, typer.Option("--id", help="The caller's id of the request.")],
+    timestamp: Annotated[str, typer.Option("--timestamp", metavar="TEXT", help="When it was made, as it was sent.")],
+    from_: Annotated[str, typer.Option("--from", metavar="NAME", help="The account that pays, as it was sent.")],
+    to: Annotated[str, typer.Option("--to", metavar="NAME", help="The account that receives, as it was sent.")],
+    amount: Amount,
+    output: Output = TABLE,
+) -> None:
+    """Derive the idempotency key SHA256(id + request_timestamp + debit + credit + amount) of a request."""
+    from pasys.domain.transaction import request_key
+
+    derived = request_key(id=request_id, request_timestamp=timestamp, debit=from_, credit=to, amount=amount)
+    show({"key": derived}, output)

@@ -10,6 +10,7 @@ The database statement that moves a transaction names the status that it moves f
 
 from __future__ import annotations
 
+import hashlib
 from enum import StrEnum
 
 from pasys.errors import IllegalTransition, InvalidInput
@@ -101,3 +102,9 @@ def check_shape(kind: Kind, *, debit: bool, credit: bool, rail: str) -> None:
             raise InvalidInput(field=field, reason=f"a {kind} {'needs' if want else 'takes no'} such account")
     if rail != BOOK and kind in (Kind.TRANSFER, Kind.WITHDRAWAL):
         raise InvalidInput(field="rail", reason=f"a {kind} goes by book, not by {rail}")
+
+
+def request_key(*, id: str, request_timestamp: str, debit: str, credit: str, amount: str) -> str:
+    """The idempotency key of a request in the form of older systems: the SHA-256, in hexadecimal, of its parts as
+    they were sent, one after the other. The same request, sent again, has the same key."""
+    return hashlib.sha256("".join((id, request_timestamp, debit, credit, amount)).encode()).hexdigest()
