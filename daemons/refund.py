@@ -43,15 +43,17 @@ daemon = Daemon("refund", refused=refused)
 
 
 @daemon.on
-async def reserve(event: RefundApproved, unit: Unit) -> RefundReserved | None:
+async def reserve(events: list[RefundApproved], unit: Unit) -> list[RefundReserved]:
     """Take the money from the merchant before promising it to anyone."""
-    return await refund.reserve(unit, event.refund_id)
+    ordered = await refund.lock_all(unit, events)
+    return [said for event in ordered if (said := await refund.reserve(unit, event.refund_id))]
 
 
 @daemon.on
-async def send(event: RefundReserved, unit: Unit) -> RefundSent | None:
+async def send(events: list[RefundReserved], unit: Unit) -> list[RefundSent]:
     """Put the attempt on record before the PSP is asked."""
-    return await refund.send(unit, event.refund_id)
+    ordered = await refund.lock_all(unit, events)
+    return [said for event in ordered if (said := await refund.send(unit, event.refund_id))]
 
 
 @daemon.on
@@ -75,21 +77,24 @@ async def give_back(event: RefundSent, psp: Psp) -> RefundCompleted | RefundDecl
 
 
 @daemon.on
-async def complete(event: RefundCompleted, unit: Unit) -> TransactionRefunded | None:
+async def complete(events: list[RefundCompleted], unit: Unit) -> list[TransactionRefunded]:
     """The books agree with the world again."""
-    return await refund.complete(unit, event)
+    ordered = await refund.lock_all(unit, events)
+    return [said for event in ordered if (said := await refund.complete(unit, event))]
 
 
 @daemon.on
-async def release(event: RefundDeclined, unit: Unit) -> RefundReleased | None:
+async def release(events: list[RefundDeclined], unit: Unit) -> list[RefundReleased]:
     """What was reserved goes back to where it was."""
-    return await refund.decline(unit, event)
+    ordered = await refund.lock_all(unit, events)
+    return [said for event in ordered if (said := await refund.decline(unit, event))]
 
 
 @daemon.on
-async def doubt(event: RefundUnknown, unit: Unit) -> None:
+async def doubt(events: list[RefundUnknown], unit: Unit) -> None:
     """The money stays reserved; the resolver knows when to ask."""
-    await refund.doubt(unit, event)
+    for event in await refund.lock_all(unit, events):
+        await refund.doubt(unit, event)
 
 
 @daemon.every("resolve_every_s")

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -30,7 +31,10 @@ DEAD_KEEP_S = 90 * 86_400
 DUPLICATE_WINDOW_S = 120
 PUBLISH_TIMEOUT_S = 5.0
 PULL_EXPIRES_S = 5.0
+PAUSE_S = 0.2  # before another request, when one was refused
 CONNECT_TIMEOUT_S = 5.0
+HEADERS_MAX = 1_024  # of a message's size, for what we write above its body
+log = logging.getLogger("pasys")
 # nats-py raises the builtin TimeoutError beside its own errors.
 BUS_ERRORS = (NatsError, TimeoutError, OSError, asyncio.TimeoutError)
 
@@ -90,15 +94,15 @@ class Bus:
                 await self._ensure_streams()
                 return self
             except (*BUS_ERRORS, APIError) as error:
-                with contextlib.suppress(*BUS_ERRORS):
-                    await self._client.close()
+                await self.close()
                 if not wait:
                     raise BusUnavailable(reason=str(error) or type(error).__name__) from None
                 await asyncio.sleep(0.25)
 
     async def close(self) -> None:
-        with contextlib.suppress(*BUS_ERRORS):
-            await self._client.close()
+        if self._client.is_connected or self._client.is_reconnecting:  # one that never was cannot be closed
+            with contextlib.suppress(*BUS_ERRORS):
+                await self._client.close()
 
     async def _ensure_streams(self) -> None:
         nouns = sorted({subject.split(".")[0] for subject in CATALOG})
@@ -123,13 +127,19 @@ class Bus:
 
     async def publish(self, announcements: Sequence[Announcement]) -> list[str]:
         """Publish, all in flight at once; the ids that the server has acknowledged."""
-        if not announcements:
+        if not announcements or not self._client.is_connected:
             return []
         futures = []
         try:
             for said in announcements:
+                if len(said.body) + HEADERS_MAX > self._client.max_payload:
+                    log.error("%s %s is too large for the bus, and stays", said.subject, said.event_id)
+                    continue  # it must not hold up what stands behind it
                 future = await self.js.publish_async(
-                    f"{self.prefix}{said.subject}", said.body, headers={"Nats-Msg-Id": said.event_id}
+                    f"{self.prefix}{said.subject}",
+                    said.body,
+                    wait_stall=PUBLISH_TIMEOUT_S,
+                    headers={"Nats-Msg-Id": said.event_id},
                 )
                 futures.append((said.event_id, future))
         except BUS_ERRORS:
@@ -156,11 +166,16 @@ class Bus:
             max_ack_pending=max(4_000, 16 * batch),
             deliver_policy=DeliverPolicy.ALL,
         )
-        try:
+
+        async def make() -> None:
+            await self._ensure_streams()
             await self.js.add_consumer(self.events, config)
+
+        try:
+            await make()
         except (*BUS_ERRORS, APIError) as error:
             raise BusUnavailable(reason=str(error) or type(error).__name__) from None
-        pull = Pull(self._client, f"$JS.API.CONSUMER.MSG.NEXT.{self.events}.{durable}", batch=batch)
+        pull = Pull(self._client, f"$JS.API.CONSUMER.MSG.NEXT.{self.events}.{durable}", batch=batch, make=make)
         await pull.open()
         return pull
 
@@ -231,13 +246,16 @@ class Pull:
     """Messages of one durable consumer, asked for ahead of need: one request is always open while there is room.
 
     Messages go to whoever asked as soon as they exist, so a batch is whatever has arrived, and nobody waits for it to
-    fill. A request that the server never answers (it restarted) is given up and asked again.
+    fill. A request that the server never answers (it restarted) is given up and asked again; where it says that there
+    is no such consumer (somebody deleted it, or the server came back empty), the consumer is made again.
     """
 
-    def __init__(self, client: Client, subject: str, *, batch: int) -> None:
+    def __init__(self, client: Client, subject: str, *, batch: int, make: Callable[[], Awaitable[None]]) -> None:
         self._client = client
         self._subject = subject
         self._batch = batch
+        self._make = make
+        self._refused = False
         self._queue: asyncio.Queue[Msg] = asyncio.Queue()
         self._wanted = 0
         self._room = asyncio.Event()
@@ -288,7 +306,8 @@ class Pull:
             self._wanted -= 1
             if self._wanted <= 0:
                 self._settled.set()
-        elif status != "100":  # 408 expired, 404 none, 409 the consumer or its server went away
+        elif status != "100":
+            self._refused = status not in ("404", "408")  # else none, or expired
             self._settled.set()
 
     async def _ask_for_ever(self) -> None:
@@ -301,8 +320,12 @@ class Pull:
             try:
                 await self._client.publish(self._subject, request, reply=self._inbox)
                 await asyncio.wait_for(self._settled.wait(), PULL_EXPIRES_S + 1)
-            except BUS_ERRORS:
-                await asyncio.sleep(0.2)
+                if self._refused:
+                    self._refused = False
+                    await asyncio.sleep(PAUSE_S)
+                    await self._make()
+            except (*BUS_ERRORS, APIError):
+                await asyncio.sleep(PAUSE_S)
             if self._queue.qsize() < self._batch:
                 self._room.set()
 

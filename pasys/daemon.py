@@ -10,8 +10,8 @@ touches the books or the world. Never both: a transaction that waits for somebod
 not control. What a decision needs to know of the world is a Reading, which the worker takes before it opens the unit.
 
 A handler never catches Rejected. The worker does: it rolls the unit back, then announces what `refused` makes of the
-refusal (for the events that its signature names), so that a "no" never leaves half a "yes" in the books. Timers are
-books handlers without an event.
+refusal (for the events that its signature names; for others it parks the message), so that a "no" never leaves half a
+"yes" in the books. Timers are books handlers without an event.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ def _subjects(kinds: frozenset[type[Event]]) -> tuple[str, ...]:
 
 
 def _silence(event: Event, no: Rejected) -> None:
-    """A daemon without a `refused` of its own announces nothing when the rules say no."""
+    """A daemon without a `refused` of its own has no words for a no: what a rule stops there is parked."""
 
 
 def _refusal_wiring(refused: Refusal) -> tuple[frozenset[type[Event]], frozenset[type[Event]]]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ from psycopg import errors as pg_errors
 from psycopg.rows import namedtuple_row
 from sqlalchemy import Executable
 from sqlalchemy.exc import DBAPIError, InterfaceError
+from sqlalchemy.exc import TimeoutError as PoolExhausted
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from pasys import ids
@@ -34,9 +35,7 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import RowMapping
 
 OUTBOX_CHANNEL = "pasys_outbox"
-_BY_INDEX = (
-    "-c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off -c plan_cache_mode=force_generic_plan"
-)
+_BY_INDEX = "-c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off -c plan_cache_mode=force_generic_plan"
 _BLOCK = re.compile(r"^-- :(\w+)[ \t]*(.*)\n((?:--.*\n)*)", re.MULTILINE)
 _ANNOUNCE = """
 with announced as (
@@ -44,7 +43,8 @@ with announced as (
     select * from unnest(%(ids)s::text[], %(subjects)s::text[], %(assets)s::text[], %(entities)s::text[],
                          %(correlations)s::text[], %(bodies)s::bytea[], %(times)s::timestamptz[])
     returning id)
-insert into outbox (event_id, claimed_until) select id, %(claimed_until)s from announced
+insert into outbox (event_id, claimed_until)
+select id, clock_timestamp() + make_interval(secs => %(claim_s)s::float8) from announced
 """
 CLAIM_S = 2.0  # how long a worker's own announcements are left to it before any relay takes them
 
@@ -145,9 +145,8 @@ class Unit:
                 column.append(value)
             bodies.append(body)
             self.announcements.append(Announcement(event_id, f"{event.subject}.{event.asset}", body))
-        claimed_until = datetime.now(UTC) + timedelta(seconds=CLAIM_S) if relayed else None
-        times = [self.now] * len(bodies)
-        await self.rows(_ANNOUNCE, **columns, bodies=bodies, times=times, claimed_until=claimed_until)
+        times, claim_s = [self.now] * len(bodies), CLAIM_S if relayed else None
+        await self.rows(_ANNOUNCE, **columns, bodies=bodies, times=times, claim_s=claim_s)
         if not relayed:
             await self.rows("select pg_notify(%(channel)s, '')", channel=OUTBOX_CHANNEL)
 
@@ -237,6 +236,10 @@ class Database:
                 await unit.write_outbox(relayed=relayed)
 
 
+# No connection, or one that broke; a deadlock; a server that has become a standby; a pool that has none left.
+_NOT_NOW = (psycopg.OperationalError, psycopg.InterfaceError, pg_errors.ReadOnlySqlTransaction, PoolExhausted)
+
+
 class database_errors:
     """Turns what a driver raises about the server's health into the family that retries."""
 
@@ -252,7 +255,7 @@ class database_errors:
             raise DiskFull(path=f"PostgreSQL ({self.settings.home})", free="0 B") from error
         if isinstance(found, pg_errors.UndefinedTable):
             raise SchemaOutdated(found="an older revision, or none", wanted="its own revision") from error
-        if isinstance(found, psycopg.OperationalError | psycopg.InterfaceError) or isinstance(error, InterfaceError):
+        if isinstance(found, _NOT_NOW) or isinstance(error, InterfaceError):
             reason = " ".join(str(found).split())[:300] or type(found).__name__
             raise DatabaseUnavailable(reason=reason) from error
 

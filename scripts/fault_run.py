@@ -91,7 +91,7 @@ def _servers() -> Iterator[Settings]:
     home = Path(tempfile.mkdtemp(prefix="pasys-f"))
     try:
         with running_servers(home, durable=False) as endpoints:
-            settings = Settings(home=str(home), actor="tester", **endpoints)
+            settings = msgspec.convert({"home": str(home), "actor": "tester", **endpoints}, Settings)
             with psycopg.connect(settings.require("database_url"), autocommit=True) as connection:
                 connection.execute(f"create database {TEMPLATE}".encode())
             migration.upgrade(_with_database(settings, TEMPLATE))

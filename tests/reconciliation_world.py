@@ -35,13 +35,21 @@ class World:
         self.now = NOW
         self.lines: list[StatementLine] = []
 
-    async def captured(self, amount_minor: int = 10_000, fee_minor: int = 320, asset: str = "USD") -> str:
-        """A payment that was captured, and its line; its transaction's id."""
+    async def captured(
+        self,
+        amount_minor: int = 10_000,
+        fee_minor: int = 320,
+        asset: str = "USD",
+        *,
+        under_way: timedelta = timedelta(),
+    ) -> str:
+        """A payment that was captured, so long after the PSP was first asked, and its line; its transaction's id."""
         amount = format_minor(amount_minor, asset)
         transaction_id = await pay(self.db, amount, asset=asset, rail=PSP)
         cleared = FraudCleared(asset=asset, transaction_id=transaction_id, decision_id="fd_1", score=0.0)
-        async with self.db.unit(now=self.now) as unit:
+        async with self.db.unit(now=self.now - under_way) as unit:
             await settlement.prepare(unit, [cleared])
+        async with self.db.unit(now=self.now) as unit:
             await settlement.succeed(unit, [self.answer(transaction_id, amount_minor, fee_minor, asset)])
         self.list(
             "charge", amount_minor, fee_minor, asset, transaction_id=transaction_id, source=f"ch_{transaction_id}"

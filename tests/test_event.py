@@ -1,4 +1,4 @@
-"""Events are declared, passed on, put aside and said again; a handler has each of them once, however often it is said."""
+"""Events pass by, are put aside with a reason, and are said again from the stream of the dead or from the log."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ async def test_nothing_stands_aside(bus: Bus, pasys: Any) -> None:
 
 
 async def test_dead_letter_is_shown_and_replayed(bus: Bus, pasys: Any) -> None:
-    """A dead letter shows its reason, message and traceback; replayed, it is on its subject again and stands no longer."""
+    """A dead letter shows its reason, message and traceback; replayed, it is on its subject again."""
     said = announcement("alice")
     await park(bus, said)
     _, listed = await pasys("events", "dead")

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from tests.support import balance_of, daemons, eventually, open_accounts, pay, until_status
-
 from pasys.money import parse
 from pasys.service import refund, refund_query
+from tests.support import balance_of, daemons, eventually, open_accounts, pay, until_status
 
 
 async def test_a_payment_goes_all_the_way(db, settings):

@@ -42,15 +42,16 @@ async def world(db) -> World:
 
 
 async def test_a_window_is_judged_by_itself(world):
-    """A run with `since` neither counts nor misses what was before it."""
+    """A run with `since` neither counts nor misses what was before it, or may have been."""
     await world.captured()
-    world.lines.clear()
     world.now += timedelta(hours=1)
+    await world.captured(under_way=timedelta(minutes=2))
+    world.lines.clear()
     await world.captured()
     report, _ = await world.reconcile(since=world.now - timedelta(minutes=1))
     assert (report.lines, report.matched, report.breaks) == (1, 1, [])
     report, _ = await world.reconcile(after=2 * SETTLED)
-    assert [found.kind for found in report.breaks] == ["missing_at_psp"]
+    assert [found.kind for found in report.breaks] == ["missing_at_psp", "missing_at_psp"]
 
 
 async def test_a_statement_is_judged_however_it_is_cut(world):

@@ -1,4 +1,4 @@
--- Everything that the main job needs, declared in pasys/schema.py.
+-- Everything that the main job needs, declared in pasys/schema.
 
 create table asset (
     code TEXT COLLATE "C" NOT NULL,

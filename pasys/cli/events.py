@@ -65,7 +65,7 @@ class Replay:
     dry_run: bool
 
 
-@app.command("topology", examples="pasys events topology --json\npasys events topology --page > events.md")
+@app.command("topology", examples="pasys events topology --json\npasys events topology --page")
 def topology(
     page: Annotated[bool, typer.Option("--page", help="Write the whole catalogue as a page in Markdown.")] = False,
     output: Output = TABLE,

@@ -13,7 +13,14 @@ from enum import StrEnum
 
 from pasys.domain.transaction import BOOK, Kind
 from pasys.domain.transaction import Status as TransactionStatus
-from pasys.errors import IllegalTransition, InvalidSettings, PasysError, RefundNotPossible, RefundTooLarge
+from pasys.errors import (
+    IllegalTransition,
+    InvalidInput,
+    InvalidSettings,
+    PasysError,
+    RefundNotPossible,
+    RefundTooLarge,
+)
 from pasys.money import Money, parse
 
 
@@ -71,6 +78,8 @@ def promise(payment: Payment, asked: Money | None) -> Money:
     """The amount that a refund may promise: what was asked, or all that is left. Raises the rule that refuses it."""
     if payment.rail == BOOK or payment.captured.minor == 0:
         raise RefundNotPossible(transaction_id=payment.id, status=payment.status.value)
+    if asked is not None and (asked.asset != payment.captured.asset or asked.minor < 1):
+        raise InvalidInput(field="amount", reason=f"{asked} is no amount of {payment.captured.asset} to give back")
     amount = payment.refundable if asked is None else asked
     if amount.minor == 0 or payment.refundable < amount:
         asked_for = asked if asked is not None else payment.captured
@@ -79,10 +88,10 @@ def promise(payment: Payment, asked: Money | None) -> Money:
 
 
 def needs_approval(amount: Money, limits: Mapping[str, str]) -> bool:
-    """True where a second person has to agree. `limits` is decimal text in major units, by asset."""
+    """True where a second person has to agree. `limits` is decimal text in major units, by asset; 0 is every refund."""
     limit = limits.get(amount.asset)
-    if limit is None:
-        return False
+    if limit is None or limit == "0":
+        return limit is not None
     try:
         return parse(limit, amount.asset) < amount
     except PasysError as error:

@@ -24,7 +24,10 @@ class Arrival(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """A transaction, as far as an answer of the PSP is concerned. `payee` is None for a deposit."""
+    """A transaction, as far as an answer of the PSP is concerned. `payee` is None for a deposit.
+
+    `hold` can still be posted; `lapsed` is past its deadline, and only waits to be released.
+    """
 
     id: str
     kind: Kind
@@ -37,6 +40,7 @@ class Pending:
     payer: int
     payee: int | None
     receivable: int
+    lapsed: Hold | None = None
 
 
 def arrival(payment: Pending) -> Arrival:
@@ -63,7 +67,8 @@ def settled(payment: Pending, captured_minor: int) -> list[Transfer]:
         return posting.capture(hold=payment.hold, captured_minor=captured_minor)
     if how is Arrival.KNOWN:
         return []
-    return posting.late_capture(
+    released = [] if payment.lapsed is None else posting.void(hold=payment.lapsed)
+    return released + posting.late_capture(
         receivable=payment.receivable,
         customer=payment.payer,
         amount_minor=captured_minor,

@@ -7,10 +7,10 @@ one guarded statement on the payment's row, and a CHECK constraint repeats it.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 import msgspec
@@ -20,6 +20,7 @@ from pasys.db import Unit, queries
 from pasys.domain import posting
 from pasys.domain import refund as rules
 from pasys.domain.refund import Status, check_move
+from pasys.domain.settlement import SUSPECTED_FRAUD
 from pasys.domain.transaction import Kind
 from pasys.domain.transaction import Status as TransactionStatus
 from pasys.errors import NothingToResolve, RefundNotFound, SecondPersonRequired
@@ -45,6 +46,7 @@ from pasys.service.transaction_state import Move, lock, move, one
 SQL = queries("refund")
 TRANSACTION_SQL = queries("transaction")
 OPERATION = "refund.create"
+AnyRefund = TypeVar("AnyRefund", RefundApproved, RefundReserved, RefundCompleted, RefundDeclined, RefundUnknown)
 IN_FLIGHT = "refunds:in_flight"
 SILENT_S = 300
 RESOLVE_MAX = 200
@@ -198,6 +200,19 @@ async def _move(
     return bool(moved)
 
 
+async def lock_all(unit: Unit, events: Sequence[AnyRefund]) -> list[AnyRefund]:
+    """Lock what a batch is about, transactions before refunds; the events in the order that assets are locked in.
+
+    One after the other, a batch would hold the books of an asset while it waits for the next transaction, and somebody
+    who holds that one may be waiting for the books.
+    """
+    refund_ids = [event.refund_id for event in events]
+    owners = await unit.rows(SQL["transaction_of"], ids=refund_ids)
+    await lock(unit, [owner.transaction_id for owner in owners])
+    await unit.rows(SQL["lock"], ids=refund_ids)
+    return sorted(events, key=lambda event: event.asset)
+
+
 async def reserve(unit: Unit, refund_id: str) -> RefundReserved | None:
     """Take the money from the merchant (or from the payer, where no merchant got it) before promising it to anyone."""
     row = await _lock_one(unit, refund_id)
@@ -333,16 +348,18 @@ async def _finish_attempt(
 
 
 async def _rest(unit: Unit, transaction_id: str) -> None:
-    """A transaction whose last refund has ended is refunded in full, or what it was before."""
+    """A transaction whose last refund has ended is refunded in full, or what it was before: fraud stays fraud."""
     row = await one(unit, transaction_id)
     if row.status != TransactionStatus.REFUNDING or row.refunding_minor > 0:
         return
     if row.refunded_minor == row.captured_minor:
         becomes = TransactionStatus.REFUNDED
-    elif row.credited or row.kind == Kind.DEPOSIT:
+    elif row.reason == SUSPECTED_FRAUD:
+        becomes = TransactionStatus.FRAUD
+    elif await unit.value(SQL["was_before"], id=transaction_id) == TransactionStatus.SUCCEEDED:
         becomes = TransactionStatus.SUCCEEDED
     else:
-        becomes = TransactionStatus.FRAUD if row.reason == "suspected_fraud" else TransactionStatus.FAILED
+        becomes = TransactionStatus.FAILED
     await move(unit, [Move(transaction_id, TransactionStatus.REFUNDING, becomes, reason=row.reason)])
 
 

@@ -36,6 +36,11 @@ insert into refund_history (refund_id, from_status, to_status, at, reason, event
 select id, %(was)s, %(becomes)s, %(now)s, %(why)s, %(event_id)s, %(actor)s from moved
 returning refund_id;
 
+-- :was_before   what a transaction was when its money began to go back
+select from_status from transaction_history
+ where transaction_id = %(id)s and to_status = 'refunding'
+ order by at desc limit 1;
+
 -- :record_attempt   the PSP is going to be asked
 insert into attempt (entity_id, step, transaction_id, psp, asset, amount_minor, outcome, requested_at)
 values (%(id)s, 'refund', %(transaction_id)s, %(psp)s, %(asset)s, %(amount_minor)s, 'requested', %(now)s);
@@ -73,7 +78,7 @@ with due as (
      order by ask_after limit %(limit)s
        for update skip locked),
 asked as (
-    update attempt a set asked = a.asked + 1, ask_after = %(now)s + interval '30 s'
+    update attempt a set asked = a.asked + 1, ask_after = %(now)s + interval '30 s' * power(2, least(a.asked, 6))
       from due where a.entity_id = due.entity_id and a.step = 'refund'
     returning a.entity_id, a.requested_at)
 select r.id, r.transaction_id, r.asset, r.amount_minor, asked.requested_at as sent_at, t.rail as psp,

@@ -66,8 +66,8 @@ async def succeed(unit: Unit, events: Sequence[SettlementSucceeded]) -> list[Eve
     rows = await lock(unit, answers)
     debtors = await _receivables(unit, rows.values())
     pending = {row.id: _pending(unit, row, debtors[row.rail, row.asset]) for row in rows.values()}
-    await _record_attempts(unit, [answers[transaction_id] for transaction_id in pending])
     transfers = {id: settled(payment, answers[id].captured_minor) for id, payment in pending.items()}
+    await _record_attempts(unit, [answers[id] for id, made in transfers.items() if made])
     fees = await _fees(unit, [answers[id] for id, made in transfers.items() if made], pending)
     moves = [
         _arrived(payment, answers[id], [*transfers[id], *fees.get(id, ())])
@@ -92,6 +92,7 @@ async def _receivables(unit: Unit, rows: Iterable[Any]) -> dict[tuple[str, str],
 
 def _pending(unit: Unit, row: Any, debtor: int) -> Pending:
     hold = open_hold(row)
+    lapsed = hold is not None and hold.expired(unit.now)
     kind = Kind(row.kind)
     deposit = kind is Kind.DEPOSIT
     return Pending(
@@ -102,10 +103,11 @@ def _pending(unit: Unit, row: Any, debtor: int) -> Pending:
         amount_minor=row.amount_minor,
         captured_minor=row.captured_minor,
         flagged=row.reason == SUSPECTED_FRAUD,
-        hold=None if hold is None or hold.expired(unit.now) else hold,
+        hold=None if lapsed else hold,
         payer=row.credit_account if deposit else row.debit_account,
         payee=None if deposit else row.credit_account,
         receivable=debtor,
+        lapsed=hold if lapsed else None,
     )
 
 
@@ -199,8 +201,8 @@ async def fail(unit: Unit, events: Sequence[SettlementFailed]) -> list[Event]:
     """Record declines: the hold is released. A payment that was flagged meanwhile ends as fraud."""
     answers = {event.transaction_id: event for event in events}
     locked = await lock(unit, answers)
-    await _record_declines(unit, [answers[id] for id in locked])
     rows = {id: row for id, row in locked.items() if row.status == Status.PENDING}
+    await _record_declines(unit, [answers[id] for id in rows])
     released = await release(unit, list(rows.values()))
     moves = []
     for id, row in rows.items():
@@ -254,13 +256,16 @@ async def doubt(unit: Unit, events: Sequence[SettlementUnknown]) -> None:
 async def block(unit: Unit, events: Sequence[FraudFlagged]) -> list[Event]:
     """Stop what was judged fraud: release the hold, or send back what was captured.
 
-    A payment that the PSP is being asked about is marked; whichever way the PSP answers, it ends as fraud.
+    A payment that the PSP is being asked about is marked; whichever way the PSP answers, it ends as fraud. So is one
+    of which a part is on its way back: the rest follows.
     """
     rows = await lock(unit, [event.transaction_id for event in events])
     pending = [row for row in rows.values() if row.status == Status.PENDING]
-    at_psp = [row.id for row in pending if row.settling_at is not None]
-    if at_psp:
-        await unit.rows(SQL["mark_flagged"], ids=at_psp, reason=SUSPECTED_FRAUD)
+    at_psp = [row for row in pending if row.settling_at is not None]
+    going_back = [row for row in rows.values() if row.status == Status.REFUNDING and row.reason != SUSPECTED_FRAUD]
+    marked = [row.id for row in (*at_psp, *going_back)]
+    if marked:
+        await unit.rows(SQL["mark_flagged"], ids=marked, reason=SUSPECTED_FRAUD)
     here = [row for row in pending if row.settling_at is None]
     released = await release(unit, here)
     captured = [row for row in rows.values() if row.status == Status.SUCCEEDED and row.captured_minor > 0]
@@ -272,8 +277,8 @@ async def block(unit: Unit, events: Sequence[FraudFlagged]) -> list[Event]:
         ],
     )
     said: list[Event] = []
-    for row in (*here, *captured):
-        if row.id in moved:
+    for row in (*here, *captured, *going_back):
+        if row.id in moved or row.status == Status.REFUNDING:
             went = row.captured_minor > 0
             flag = TransactionFlagged(transaction_id=row.id, reason=SUSPECTED_FRAUD, captured=went, asset=row.asset)
             said += [flag, _analytics(unit, row, Status.FRAUD, reason=SUSPECTED_FRAUD)]
@@ -289,12 +294,11 @@ async def expire(unit: Unit) -> list[Event]:
     """
     holds = await ledger_history.expired_holds(unit, limit=EXPIRE_MAX)
     rows = await lock(unit, [hold.reference for hold in holds if hold.reference])
-    overdue = [row for row in rows.values() if row.status == Status.PENDING]
-    released = await release(unit, overdue)
+    released = await release(unit, list(rows.values()))
     moves = [
         Move(row.id, Status.PENDING, Status.FAILED, "hold_expired", transfer_ids=released[row.id])
-        for row in overdue
-        if row.settling_at is None
+        for row in rows.values()
+        if row.status == Status.PENDING and row.settling_at is None
     ]
     moved = await move(unit, moves)
     return [TransactionFailed(transaction_id=id, reason="hold_expired", asset=rows[id].asset) for id in sorted(moved)]

@@ -28,11 +28,10 @@ update attempt a
     as s (id, psp_reference, charge_reference, auth_code, processor_code, authorise_ms, capture_ms)
  where a.entity_id = s.id and a.step in ('authorise', 'capture');
 
--- :declined   the step that was declined, and the one that was therefore not tried
+-- :declined   the step that was declined; the other one went before it, or was therefore not done
 update attempt a
    set outcome = case when a.step = s.step then 'declined'
-                      when a.outcome = 'requested' and s.step = 'authorise' then 'skipped'
-                      when s.step = 'capture' then 'succeeded' else a.outcome end,
+                      when s.step = 'authorise' then 'skipped' else 'succeeded' end,
        ask_after = null, finished_at = %(now)s,
        reason = case when a.step = s.step then s.reason end,
        processor_code = case when a.step = s.step then s.processor_code else a.processor_code end,
@@ -43,7 +42,8 @@ update attempt a
     as s (id, step, reason, processor_code, psp_reference, latency_ms)
  where a.entity_id = s.id and a.step in ('authorise', 'capture');
 
--- :doubt   the PSP did not say what happened: asked again after a while that doubles, until the deadline
+-- :doubt   the PSP did not say what happened: asked again after a while that doubles, until the deadline. One question
+-- is about both steps, so only the step in doubt has a time to ask.
 with marked as (
     update transaction t set outcome = 'unknown',
            psp_reference = coalesce(t.psp_reference, s.psp_reference)
@@ -51,15 +51,18 @@ with marked as (
      where t.id = s.id and t.status = 'pending'
     returning t.id)
 update attempt a
-   set outcome = 'unknown', reason = s.reason, latency_ms = s.latency_ms,
-       ask_after = case when a.requested_at > %(deadline)s
+   set outcome = case when a.step = s.step then 'unknown' when s.step = 'capture' then 'succeeded' else a.outcome end,
+       reason = case when a.step = s.step then s.reason when s.step = 'authorise' then a.reason end,
+       latency_ms = case when a.step = s.step then s.latency_ms else a.latency_ms end,
+       ask_after = case when a.step = s.step and a.requested_at > %(deadline)s
                         then %(now)s + least(interval '1 s' * power(2, least(a.asked, 6)), interval '60 s') end
   from unnest(%(ids)s::text[], %(steps)s::text[], %(reasons)s::text[], %(latencies)s::int[])
     as s (id, step, reason, latency_ms)
   join marked on marked.id = s.id
- where a.entity_id = s.id and a.step = s.step;
+ where a.entity_id = s.id and a.step in ('authorise', 'capture');
 
--- :due   attempts whose outcome is unknown and whose time to ask has come; taken by one resolver
+-- :due   attempts whose outcome is unknown and whose time to ask has come; taken by one resolver. A question that waits
+-- in a long queue is not asked again and again behind itself: how long it may wait doubles.
 with due as (
     select a.entity_id, a.step from attempt a
      where a.ask_after <= %(now)s and a.step = any (%(steps)s::text[])
@@ -67,7 +70,7 @@ with due as (
        for update skip locked),
 asked as (
     update attempt a
-       set asked = a.asked + 1, ask_after = %(now)s + interval '30 s'
+       set asked = a.asked + 1, ask_after = %(now)s + interval '30 s' * power(2, least(a.asked, 6))
       from due where a.entity_id = due.entity_id and a.step = due.step
     returning a.entity_id, a.transaction_id, a.requested_at)
 select asked.entity_id, asked.requested_at, t.id, t.rail, t.asset, t.amount_minor, t.payment_method,
@@ -99,5 +102,6 @@ marked as (
 update attempt a set outcome = 'unknown', reason = 'no answer was recorded', ask_after = %(now)s
   from marked where a.entity_id = marked.id and a.step = 'authorise';
 
--- :mark_flagged   judged fraud while the PSP is being asked; its answer decides what has to be sent back
-update transaction set reason = %(reason)s where id = any (%(ids)s::text[]) and status = 'pending';
+-- :mark_flagged   judged fraud while the PSP is being asked, whose answer decides what has to be sent back, or while a
+-- part of it was on its way back
+update transaction set reason = %(reason)s where id = any (%(ids)s::text[]) and status in ('pending', 'refunding');

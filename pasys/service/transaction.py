@@ -175,9 +175,10 @@ async def _take_keys(unit: Unit, plans: list[_Plan]) -> None:
 
 
 async def _give_back_keys(unit: Unit, refused: list[_Plan]) -> None:
-    keys = [p.draft.key for p in refused if p.draft.key and not isinstance(p.refusal, IdempotencyMismatch)]
-    if keys:
-        await unit.rows(SQL["give_back_keys"], actor=unit.actor, operation=OPERATION, keys=keys)
+    keyed = {plan.id: plan.draft.key for plan in refused if plan.draft.key is not None}
+    if keyed:
+        values = {"keys": list(keyed.values()), "entities": list(keyed)}
+        await unit.rows(SQL["give_back_keys"], actor=unit.actor, operation=OPERATION, **values)
 
 
 async def _parties(unit: Unit, drafts: Sequence[Draft]) -> dict[tuple[str, str], _Party]:
@@ -207,7 +208,7 @@ async def _systems(unit: Unit, drafts: Sequence[Draft]) -> dict[tuple[str, str],
     """The system accounts on the other side: PSP receivables, and the world outside for deposits and withdrawals."""
     wanted: set[tuple[str, str]] = set()
     for draft in drafts:
-        names: Iterable[str] = [receivable(draft.rail)] if draft.rail != BOOK else []
+        names: Iterable[str] = [receivable(draft.rail)] if _known(draft.rail, unit.settings) else []
         if draft.rail == BOOK and (draft.debit is None or draft.kind is Kind.DEPOSIT):
             names = ["external:deposits"]
         elif draft.rail == BOOK and (draft.credit is None or draft.kind is Kind.WITHDRAWAL):
@@ -226,11 +227,15 @@ def _lay_out(
 ) -> None:
     """Decide kind, accounts and transfer of a draft. Raises the rule that refuses it."""
     draft, asset = plan.draft, plan.draft.amount.asset
+    if draft.amount.minor < 1:
+        raise InvalidInput(field="amount", reason=f"{draft.amount} is not positive")
     debit, credit = (_party(parties, name, asset) for name in (draft.debit, draft.credit))
     plan.kind = draft.kind or infer_kind(
         debit_type=debit.type if debit else None, credit_type=credit.type if credit else None, rail=draft.rail
     )
     check_shape(plan.kind, debit=debit is not None, credit=credit is not None, rail=draft.rail)
+    if debit is not None and credit is not None and debit.id == credit.id:
+        raise InvalidInput(field="to", reason=f"{credit.name} is the account that pays")
     if draft.rail == BOOK:
         outside = "external:deposits" if debit is None else "external:withdrawals"
         plan.debit = debit.id if debit else systems[outside, asset]
@@ -290,6 +295,14 @@ def _rail(name: str, settings: Settings) -> Psp:
     if key not in _rails:
         _rails[key] = open_psp(name, settings)
     return _rails[key]
+
+
+def _known(rail: str, settings: Settings) -> bool:
+    """True for the rail of a PSP that can be opened; the others are refused when their drafts are laid out."""
+    try:
+        return rail != BOOK and _rail(rail, settings) is not None
+    except Rejected:
+        return False
 
 
 async def _post(unit: Unit, plans: list[_Plan], *, partial: bool) -> None:

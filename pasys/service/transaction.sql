@@ -21,9 +21,10 @@ returning key;
 select key, body_hash, entity_id from idempotency
  where actor = %(actor)s and operation = %(operation)s and key = any (%(keys)s::text[]);
 
--- :give_back_keys   a refused creation takes no key
+-- :give_back_keys   a refused creation takes no key; a key that stands for anything else is left alone
 delete from idempotency
- where actor = %(actor)s and operation = %(operation)s and key = any (%(keys)s::text[]);
+ where actor = %(actor)s and operation = %(operation)s and key = any (%(keys)s::text[])
+   and entity_id = any (%(entities)s::text[]);
 
 -- :insert   new transactions, and the two moves that brought them here
 with new as (
@@ -52,7 +53,11 @@ select t.*, d.name as debit_name, c.name as credit_name
   join account c on c.id = t.credit_account
  where t.id = any (%(ids)s::text[]);
 
--- :lock   transactions and their open holds, locked until the unit ends
+-- :lock   transactions, locked until the unit ends
+select id from transaction where id = any (%(ids)s::text[]) order by id for update;
+
+-- :locked   what the lock has found, with the open holds; a statement of its own, because one that waited for a lock
+-- sees the row as it is now and the hold as it was before
 select t.id, t.kind, t.rail, t.status, t.outcome, t.review, t.reason, t.asset, t.amount_minor, t.debit_account,
        t.credit_account, t.hold_id, t.captured_minor, t.fee_minor, t.refunding_minor, t.refunded_minor, t.credited,
        t.settling_at, t.created_at, t.psp_reference, t.transfer_ids, t.payment_method,
@@ -61,8 +66,7 @@ select t.id, t.kind, t.rail, t.status, t.outcome, t.review, t.reason, t.asset, t
   from transaction t
   left join hold h on h.id = t.hold_id
  where t.id = any (%(ids)s::text[])
- order by t.id
-   for update of t;
+ order by t.id;
 
 -- :move   from one status to the next, with what goes with it; only rows that are where they are said to be
 with moved as (
@@ -133,11 +137,11 @@ insert into transaction_history (transaction_id, from_status, to_status, at, rea
 select id, step.was, step.becomes, %(now)s, %(reason)s, %(actor)s
   from new, (values (null, 'initialized'), ('initialized', 'succeeded')) as step (was, becomes);
 
--- :batch   the transactions of an import that are no reversals themselves, the newest first, so that money comes back
--- from where it went last
+-- :batch   the transactions of an import that are no reversals themselves: by asset, in the order that the books are
+-- locked in, and the newest first, so that money comes back from where it went last
 select t.id, exists (select from transaction r where r.parent_id = t.id) as reversed
   from transaction t where t.batch_id = %(batch_id)s and t.parent_id is null
- order by t.id desc;
+ order by t.asset, t.id desc;
 
 -- :under_way   how many are not final yet
 select count(*) from transaction where status in ('initialized', 'pending');

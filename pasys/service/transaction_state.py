@@ -63,8 +63,11 @@ async def move(unit: Unit, moves: Sequence[Move]) -> set[str]:
 
 async def lock(unit: Unit, transaction_ids: Iterable[str]) -> dict[str, Any]:
     """Transactions with their open holds, locked in the order of their ids; by id."""
-    rows = await unit.rows(SQL["lock"], ids=sorted(set(transaction_ids)))
-    return {row.id: row for row in rows}
+    wanted = sorted(set(transaction_ids))
+    if not wanted:
+        return {}
+    await unit.rows(SQL["lock"], ids=wanted)
+    return {row.id: row for row in await unit.rows(SQL["locked"], ids=wanted)}
 
 
 def open_hold(row: Any) -> Hold | None:
@@ -156,4 +159,5 @@ async def undo(unit: Unit, batch_id: str) -> list[str]:
     rows = await unit.rows(SQL["batch"], batch_id=batch_id)
     if not rows:
         raise TransactionNotFound(transaction_id=batch_id)
+    await lock(unit, [row.id for row in rows])  # all of them before the first posting locks the asset
     return [await reverse(unit, row.id, reason=f"undo of {batch_id}") for row in rows if not row.reversed]

@@ -9,6 +9,7 @@ from pasys.adapters import Psp, open_psp
 from pasys.config import Settings
 from pasys.daemon import Daemon
 from pasys.db import Database
+from pasys.errors import PspUnavailable, Rejected
 from pasys.events import Event
 
 
@@ -33,7 +34,11 @@ class Doors:
         if kind in self._daemon.doors:
             return await self._daemon.doors[kind](self._settings, self._db)
         assert kind is Psp and event is not None, f"{self._daemon.name} does not say how to open {kind.__name__}"
-        return open_psp(getattr(event, "psp"), self._settings)  # noqa: B009 - any event for a Psp handler has it
+        name = getattr(event, "psp")  # noqa: B009 - any event for a Psp handler has it
+        try:
+            return open_psp(name, self._settings)
+        except Rejected as no:  # it is about our settings, and says nothing about the payment
+            raise PspUnavailable(psp=name, reason=str(no)) from no
 
     async def close(self) -> None:
         for door in self._open.values():

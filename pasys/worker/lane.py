@@ -165,8 +165,7 @@ class Lane:
         """Announce what the daemon makes of a refusal, once."""
         log.info("%s refused %s: %s", self.name, delivery.event.entity_id, no)
         async with self._unit([delivery]) as unit:
-            refusable = type(delivery.event) in self.daemon.refusable
-            said = self.daemon.refused(delivery.event, no) if refusable else None
+            said = self.daemon.refused(delivery.event, no)
             if await self.claim(unit, [delivery]) and said is not None:
                 unit.emit(said)
         self._relay.offer(unit.announcements)
@@ -186,8 +185,11 @@ class Lane:
         unit.emit(*emitted)
 
     async def fail(self, delivery: Delivery, error: Exception) -> None:
-        """One message that did not work: refused, tried again later, or parked, by the error's family."""
-        if isinstance(error, Rejected):
+        """One message that did not work: refused, tried again later, or parked, by the error's family.
+
+        A refusal that the daemon has no words for is parked: a fact that nobody would hear of must not be lost.
+        """
+        if isinstance(error, Rejected) and type(delivery.event) in self.daemon.refusable:
             await self.refuse(delivery, error)
         elif isinstance(error, Unavailable) or (
             _may_pass(error) and delivery.attempts < self._bus.settings.deliveries_max
@@ -286,6 +288,8 @@ class WorldLane(Lane):
     async def _carry(self, messages: list[Msg]) -> None:
         if self._recorder is None:
             self._recorder = asyncio.create_task(self._record_for_ever())
+        elif self._recorder.done():
+            self._recorder.result()  # a bug that ends the process: answers that nobody records must not be asked for
         for delivery in await self._read(messages):
             call = asyncio.create_task(self._ask(delivery))
             self._calls.add(call)

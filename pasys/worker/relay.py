@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import psycopg
@@ -56,7 +56,8 @@ class Relay:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until `stop`: publish our own, sweep the rest, listen for commands that announced something."""
-        helpers = [asyncio.create_task(part()) for part in (self._listen, self._sweep_for_ever, self._tidy_for_ever)]
+        parts = (self._listen, self._sweep_for_ever, self._tidy_for_ever)
+        helpers = [asyncio.create_task(_outliving_errors(part)) for part in parts]
         stopping = asyncio.create_task(stop.wait())
         try:
             while not stop.is_set():
@@ -75,7 +76,8 @@ class Relay:
         self._wake.clear()
         while self._mine:
             batch, self._mine = self._mine[:PUBLISH_MAX], self._mine[PUBLISH_MAX:]
-            self._acked += await self._bus.publish(batch)
+            acked = await self._bus.publish(batch)
+            self._acked += acked  # not in one line: that would bring back what is tidied while we publish
 
     async def tidy(self) -> None:
         """Take out of the outbox what the bus has; put off a little, because one statement serves for many."""
@@ -102,12 +104,9 @@ class Relay:
                 await asyncio.wait_for(self._sweep_now.wait(), POLL_S)
             await asyncio.sleep(GATHER_S)  # one sweep for everything that a burst of commands announces
             self._sweep_now.clear()
-            try:
-                if self._bus.client.is_connected:
-                    while await self.sweep() == SWEEP_MAX:
-                        pass
-            except (Unavailable, *BUS_ERRORS) as error:
-                log.warning("relay: %s", error)
+            if self._bus.client.is_connected:
+                while await self.sweep() == SWEEP_MAX:
+                    pass
 
     async def _tidy_for_ever(self) -> None:
         while True:
@@ -117,19 +116,27 @@ class Relay:
     async def _listen(self) -> None:
         """Be woken by commands that announce something: one relay listens for all, whoever has the lock."""
         url = self._db.url.replace("postgresql+psycopg://", "postgresql://", 1)
-        while True:
-            try:
-                async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
-                    while not await self._is_listener(connection):
-                        await asyncio.sleep(POLL_S)
-                    await connection.execute(f"listen {OUTBOX_CHANNEL}".encode())
-                    self._sweep_now.set()
-                    async for _ in connection.notifies():
-                        self._sweep_now.set()
-            except psycopg.OperationalError:
+        async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
+            while not await self._is_listener(connection):
                 await asyncio.sleep(POLL_S)
+            await connection.execute(f"listen {OUTBOX_CHANNEL}".encode())
+            self._sweep_now.set()
+            async for _ in connection.notifies():
+                self._sweep_now.set()
 
     async def _is_listener(self, connection: psycopg.AsyncConnection[Any]) -> bool:
         cursor = await connection.execute("select pg_try_advisory_lock(%s)", (LISTENER_LOCK,))
         row = await cursor.fetchone()
         return row is not None and row[0]
+
+
+async def _outliving_errors(part: Callable[[], Awaitable[None]]) -> None:
+    """Run a part of the relay, and run it again when it fails: nobody else would notice that it is gone."""
+    while True:
+        try:
+            await part()
+        except (Unavailable, psycopg.OperationalError, *BUS_ERRORS) as error:
+            log.warning("relay: %s", error)
+        except Exception:
+            log.exception("relay: a bug; it goes on")
+        await asyncio.sleep(POLL_S)

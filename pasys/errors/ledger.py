@@ -1,0 +1,77 @@
+"""What accounts and the ledger refuse."""
+
+from __future__ import annotations
+
+from pasys.errors.base import Conflict, Integrity, NotFound, Refused
+
+# Accounts ------------------------------------------------------------------------------------------------------------
+
+
+class AccountNotFound(NotFound):
+    says = "there is no account {account}"
+    fix = "`pasys account list` shows what there is; `pasys account open` opens one."
+
+
+class AccountExists(Conflict):
+    says = "account {name} in {asset} is already open, with other properties"
+    fix = "Choose another name, or use the account that exists."
+
+
+class AccountFrozen(Refused):
+    says = "account {account} is frozen and starts nothing new"
+    fix = "`pasys account unfreeze {account}` lifts it."
+
+
+class AccountClosed(Refused):
+    says = "account {account} is closed"
+    fix = "Use another account."
+
+
+class AccountNotEmpty(Refused):
+    says = "account {account} holds {balance} and {holds} pending; only an empty account can be closed"
+    fix = "Move the money out first."
+
+
+class WrongAsset(Refused):
+    says = "account {account} is kept in {account_asset}; {asset} was asked"
+    fix = "Open an account in {asset}, or pay in {account_asset}."
+
+
+# The ledger ----------------------------------------------------------------------------------------------------------
+
+
+class TransferRefused(Refused):
+    """A transfer that the ledger recorded as refused; `rule` is the rule's name."""
+
+    says = "transfer {transfer_id} was refused: {rule}"
+    fix = "Correct what the rule names and ask again, under a new id."
+
+
+class InsufficientFunds(Refused):
+    says = "account {account} has {available} available; {asked} was asked"
+    fix = "Fund the account, or ask for less."
+
+
+class LimitExceeded(Refused):
+    says = "account {account} would break its limit {rule}"
+    fix = "Ask for less, or change the account's limit."
+
+
+class HoldUnusable(Conflict):
+    says = "hold {hold_id} cannot be used: {rule}"
+    fix = "`pasys trace` shows what became of it."
+
+
+class TransferConflict(Conflict):
+    says = "transfer {transfer_id} exists with other fields"
+    fix = "A transfer's id is its idempotency key: use a new one for a new transfer."
+
+
+class BooksDoNotHold(Integrity):
+    says = "the books do not hold: {finding}"
+    fix = "Stop paying out, keep the database as it is, and compare with a backup."
+
+
+class HistoryMissing(NotFound):
+    says = "there is no history for {account} at {at}"
+    fix = "Ask for a later time."

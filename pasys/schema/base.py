@@ -1,0 +1,24 @@
+"""What every table is made with: one metadata, the names of constraints, the types of ids and of time."""
+
+from __future__ import annotations
+
+from sqlalchemy import CheckConstraint, DateTime, MetaData, Text, text
+
+metadata = MetaData(
+    naming_convention={
+        "pk": "%(table_name)s_pkey",
+        "uq": "%(table_name)s_%(column_0_N_name)s_key",
+        "ck": "%(table_name)s_%(constraint_name)s_check",
+        "fk": "%(table_name)s_%(column_0_N_name)s_fkey",
+        "ix": "%(table_name)s_%(column_0_N_name)s_idx",
+    }
+)
+
+Id = Text(collation="C")
+Time = DateTime(timezone=True)
+NOW = text("now()")
+
+
+def one_of(column: str, *values: str) -> CheckConstraint:
+    listed = ", ".join(f"'{value}'" for value in values)
+    return CheckConstraint(f"{column} in ({listed})", name=column)

@@ -1,0 +1,38 @@
+"""The tables between the books and the bus: what was announced, what waits, and what was handled."""
+
+from __future__ import annotations
+
+from sqlalchemy import Column, Index, LargeBinary, Table
+
+from pasys.schema.base import Id, Time, metadata
+
+# Every fact that was announced, kept for a while so that a bus that lost its tail can be refilled.
+event = Table(
+    "event",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("subject", Id, nullable=False),
+    Column("asset", Id, nullable=False),
+    Column("entity_id", Id, nullable=False),
+    Column("correlation_id", Id, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Column("at", Time, nullable=False),
+    Index("event_correlation_id_idx", "correlation_id"),
+)
+
+# The queue of facts that the bus has not acknowledged yet. Whoever wrote a row may publish it alone until
+# `claimed_until`; after that, or without it, every relay may.
+outbox = Table(
+    "outbox",
+    metadata,
+    Column("event_id", Id, primary_key=True),
+    Column("claimed_until", Time),
+)
+
+# What each handler has done: the message's effect, exactly once. Ids sort by time, so new rows lie together.
+inbox = Table(
+    "inbox",
+    metadata,
+    Column("event_id", Id, primary_key=True),
+    Column("handler", Id, primary_key=True),
+)
