@@ -131,17 +131,15 @@ class Bus:
             return []
         futures = []
         try:
-            for said in announcements:
-                if len(said.body) + HEADERS_MAX > self._client.max_payload:
-                    log.error("%s %s is too large for the bus, and stays", said.subject, said.event_id)
-                    continue  # it must not hold up what stands behind it
-                future = await self.js.publish_async(
-                    f"{self.prefix}{said.subject}",
-                    said.body,
-                    wait_stall=PUBLISH_TIMEOUT_S,
-                    headers={"Nats-Msg-Id": said.event_id},
-                )
-                futures.append((said.event_id, future))
+            async with asyncio.timeout(PUBLISH_TIMEOUT_S):  # once for all: a limit on each would cost a task for each
+                for said in announcements:
+                    if len(said.body) + HEADERS_MAX > self._client.max_payload:
+                        log.error("%s %s is too large for the bus, and stays", said.subject, said.event_id)
+                        continue  # it must not hold up what stands behind it
+                    future = await self.js.publish_async(
+                        f"{self.prefix}{said.subject}", said.body, headers={"Nats-Msg-Id": said.event_id}
+                    )
+                    futures.append((said.event_id, future))
         except BUS_ERRORS:
             pass  # those that were sent may still be acknowledged; the others stay in the outbox
         if futures:

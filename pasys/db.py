@@ -237,7 +237,15 @@ class Database:
 
 
 # No connection, or one that broke; a deadlock; a server that has become a standby; a pool that has none left.
-_NOT_NOW = (psycopg.OperationalError, psycopg.InterfaceError, pg_errors.ReadOnlySqlTransaction, PoolExhausted)
+_NOT_NOW = (
+    psycopg.OperationalError,
+    psycopg.InterfaceError,
+    pg_errors.ReadOnlySqlTransaction,
+    pg_errors.IdleInTransactionSessionTimeout,
+    PoolExhausted,
+)
+# The driver counts these as operational, but the same statement will never pass.
+_NEVER = (pg_errors.ProgramLimitExceeded, pg_errors.StatementTooComplex)
 
 
 class database_errors:
@@ -255,6 +263,8 @@ class database_errors:
             raise DiskFull(path=f"PostgreSQL ({self.settings.home})", free="0 B") from error
         if isinstance(found, pg_errors.UndefinedTable):
             raise SchemaOutdated(found="an older revision, or none", wanted="its own revision") from error
+        if isinstance(found, _NEVER):
+            return
         if isinstance(found, _NOT_NOW) or isinstance(error, InterfaceError):
             reason = " ".join(str(found).split())[:300] or type(found).__name__
             raise DatabaseUnavailable(reason=reason) from error

@@ -11,14 +11,15 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import itertools
 import shutil
+import signal
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,7 +33,7 @@ from pasys import migration  # noqa: E402
 from pasys.config import Settings  # noqa: E402
 from pasys.stack.servers import running_servers  # noqa: E402
 from tests.faults_scenario import Place, Seen, plan, started_simulator  # noqa: E402
-from tests.simulator_process import free_port  # noqa: E402
+from tests.simulator_process import Simulator, free_port  # noqa: E402
 
 RUNS_A_PLACE = 25  # then a new database, so that looking at all of it stays quick
 TEMPLATE = "faults_template"
@@ -76,17 +77,20 @@ def main() -> int:
     parser.add_argument("--keep-going", action="store_true", help="do not stop at the first run that is wrong")
     parser.add_argument("--verbose", action="store_true", help="a line for each run")
     options = parser.parse_args()
+    # Whoever ends it must leave no server behind, even where a shell has Ctrl-C ignored in the background.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     began = time.monotonic()
     tally = Tally()
-    with _servers() as settings:
+    with contextlib.suppress(KeyboardInterrupt), _servers() as settings:
         asyncio.run(_run(settings, options, tally, began))
     print(tally.summary(time.monotonic() - began))
     for seed in tally.failed:
         print(f"again: python scripts/fault_run.py --runs 1 --seed {seed}")
-    return 1 if tally.failed else 0
+    return 1 if tally.failed or tally.runs < options.runs else 0
 
 
-@contextmanager
+@contextlib.contextmanager
 def _servers() -> Iterator[Settings]:
     home = Path(tempfile.mkdtemp(prefix="pasys-f"))
     try:
@@ -103,9 +107,9 @@ def _servers() -> Iterator[Settings]:
 async def _run(settings: Settings, options: argparse.Namespace, tally: Tally, began: float) -> None:
     seeds = iter(range(options.seed, options.seed + options.runs))
     spaces = itertools.count(1)
-    await asyncio.gather(
-        *(_job(settings, options, tally, seeds, spaces, began) for _ in range(min(options.jobs, options.runs)))
-    )
+    async with asyncio.TaskGroup() as group:  # one that breaks ends the others, each with its PSP
+        for _ in range(min(options.jobs, options.runs)):
+            group.create_task(_job(settings, options, tally, seeds, spaces, began))
 
 
 async def _job(
@@ -135,14 +139,14 @@ async def _job(
                 await place.close()
                 place = None
     finally:
+        simulator.process.kill()  # before anything else that might fail
         if place is not None:
             await place.close()
-        await asyncio.to_thread(simulator.stop)
         shutil.rmtree(folder, ignore_errors=True)
 
 
 async def _next_place(
-    settings: Settings, before: Place | None, simulator, spaces: Iterator[int], *, port: int
+    settings: Settings, before: Place | None, simulator: Simulator, spaces: Iterator[int], *, port: int
 ) -> Place:
     if before is not None:
         await before.close()

@@ -17,7 +17,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from pasys.config import Settings
-from tests.faults_points import Kill, Trigger, arm
+from tests.faults_points import Kill, Trigger, arm, die
 
 PIPELINE = ("fraud", "settlement", "ledger", "refund")
 # Waits that only decide how soon something is done again are shortened, so that a thousand deaths take minutes.
@@ -122,15 +122,15 @@ async def _serve(
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    loop.add_reader(orders.fileno(), lambda: _take_order(loop, trigger, orders))
+    loop.add_reader(orders.fileno(), lambda: _take_order(trigger, orders))
     tasks: list[Any] = [worker.run(worker.load(name), settings, stop=stop) for name in daemons]
     if webhooks:
         tasks.append(webhook.run(settings, stop=stop))
     await asyncio.gather(*tasks)
 
 
-def _take_order(loop: asyncio.AbstractEventLoop, trigger: Trigger, orders: Connection) -> None:
+def _take_order(trigger: Trigger, orders: Connection) -> None:
     try:
         trigger.set(orders.recv())
-    except EOFError:
-        loop.remove_reader(orders.fileno())
+    except EOFError:  # whoever started this process is gone
+        die()

@@ -13,22 +13,19 @@ from sqlalchemy import exc
 from pasys.bus import Bus
 from pasys.daemon import Daemon
 from pasys.db import Database, Unit, database_errors
-from pasys.errors import DatabaseUnavailable
+from pasys.errors import DatabaseUnavailable, InvalidInput
 from pasys.events import (
     AccountOpened,
     Announcement,
-    FraudCleared,
-    FraudFlagged,
     RefundApproved,
     RefundCompleted,
     RefundDeclined,
-    SettlementFailed,
-    SettlementSucceeded,
     SettlementUnknown,
 )
 from pasys.money import parse
-from pasys.service import account, ledger_history, refund, settlement
+from pasys.service import account, ledger_history, refund, settlement, transaction
 from pasys.worker.relay import Relay
+from tests.faults_said import captured, cleared, declined, flagged
 from tests.support import balance_of, eventually, open_accounts, pay
 from tests.worker_kit import announce, opened, running
 
@@ -37,46 +34,6 @@ GROSS = 10_000
 
 def _later(**far: float) -> datetime:
     return datetime.now(UTC) + timedelta(**far)
-
-
-def _cleared(transaction_id: str) -> FraudCleared:
-    return FraudCleared(
-        transaction_id=transaction_id,
-        decision_id="fd_x",
-        score=0.0,
-        reasons=[],
-        rules_version=1,
-        model_version=None,
-        asset="USD",
-    )
-
-
-def _flagged(transaction_id: str) -> FraudFlagged:
-    return FraudFlagged(
-        transaction_id=transaction_id,
-        decision_id="fd_y",
-        score=1.0,
-        reasons=[],
-        rules_version=1,
-        model_version=None,
-        asset="USD",
-    )
-
-
-def _captured(transaction_id: str) -> SettlementSucceeded:
-    return SettlementSucceeded(
-        transaction_id=transaction_id,
-        psp="instant",
-        psp_reference="pi_1",
-        charge_reference="ch_1",
-        captured_minor=GROSS,
-        fee_minor=0,
-        auth_code=None,
-        processor_code=None,
-        authorise_ms=1,
-        capture_ms=1,
-        asset="USD",
-    )
 
 
 def _unknown(transaction_id: str, step: str) -> SettlementUnknown:
@@ -91,33 +48,20 @@ def _unknown(transaction_id: str, step: str) -> SettlementUnknown:
     )
 
 
-def _declined(transaction_id: str, step: str = "authorise") -> SettlementFailed:
-    return SettlementFailed(
-        transaction_id=transaction_id,
-        psp="instant",
-        step=step,
-        reason="declined",
-        processor_code=None,
-        psp_reference=None,
-        latency_ms=1,
-        asset="USD",
-    )
-
-
 async def _at_the_psp(db: Database) -> str:
     """A payment that the PSP is being asked about."""
     async with db.unit() as unit:
         await open_accounts(unit)
     transaction_id = await pay(db, "100.00")
     async with db.unit() as unit:
-        assert await settlement.prepare(unit, [_cleared(transaction_id)])
+        assert await settlement.prepare(unit, [cleared(transaction_id)])
     return transaction_id
 
 
 async def _settled(db: Database) -> str:
     transaction_id = await _at_the_psp(db)
     async with db.unit() as unit:
-        await settlement.succeed(unit, [_captured(transaction_id)])
+        await settlement.succeed(unit, [captured(transaction_id, GROSS)])
     return transaction_id
 
 
@@ -148,22 +92,22 @@ async def _decline_refund(db: Database, transaction_id: str, refund_id: str) -> 
 # Holds ---------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("flagged", [False, True])
-async def test_a_capture_between_deadline_and_timer_releases_the_hold(db, flagged):
+@pytest.mark.parametrize("is_fraud", [False, True])
+async def test_a_capture_between_deadline_and_timer_releases_the_hold(db, is_fraud):
     """A hold that lapsed, and that the timer has not seen yet, goes with the capture: nothing stays pending."""
     transaction_id = await _at_the_psp(db)
-    if flagged:
+    if is_fraud:
         async with db.unit() as unit:
-            await settlement.block(unit, [_flagged(transaction_id)])
+            await settlement.block(unit, [flagged(transaction_id)])
     after = _later(days=30)
     async with db.unit(now=after) as unit:
-        await settlement.succeed(unit, [_captured(transaction_id)])
+        await settlement.succeed(unit, [captured(transaction_id, GROSS)])
     async with db.unit(now=after) as unit:
         assert await ledger_history.expired_holds(unit) == []
         for name in ("alice", "psp:instant:receivable"):
             (held,) = await account.balance(unit, name)
             assert held.pending.minor == 0, name
-    assert (await balance_of(db, "shop")).minor == (0 if flagged else GROSS)
+    assert (await balance_of(db, "shop")).minor == (0 if is_fraud else GROSS)
 
 
 async def test_a_lapsed_hold_of_a_finished_transaction_does_not_stay(db):
@@ -185,7 +129,7 @@ async def test_who_waited_for_the_lock_sees_the_hold_as_it_is(db):
         async with db.unit() as unit:
             await unit.value("select 1")
             waits.set()
-            await settlement.fail(unit, [_declined(transaction_id)])
+            await settlement.fail(unit, [declined(transaction_id)])
 
     async def waiting_for_a_lock() -> Any:
         async with db.unit() as unit:
@@ -205,18 +149,18 @@ async def test_who_waited_for_the_lock_sees_the_hold_as_it_is(db):
 # Refunds -------------------------------------------------------------------------------------------------------------
 
 
-async def test_fraud_stays_fraud_when_its_refund_is_declined(db):
+async def test_fraud_stays_fraud_when_its_refund_isdeclined(db):
     """A settled payment that was flagged does not become a good one because the PSP would not give it back."""
     transaction_id = await _settled(db)
     async with db.unit() as unit:
-        said = await settlement.block(unit, [_flagged(transaction_id)])
+        said = await settlement.block(unit, [flagged(transaction_id)])
     (refund_id,) = {event.refund_id for event in said if isinstance(event, RefundApproved)}
     await _decline_refund(db, transaction_id, refund_id)
     row = await _transaction(db, transaction_id)
     assert (row.status, row.reason, row.refunding_minor) == ("fraud", "suspected_fraud", 0)
 
 
-async def test_a_good_payment_is_good_again_when_its_refund_is_declined(db):
+async def test_a_good_payment_is_good_again_when_its_refund_isdeclined(db):
     """Nobody flagged it: it is what it was before."""
     transaction_id = await _settled(db)
     async with db.unit() as unit:
@@ -231,11 +175,11 @@ async def test_flagged_while_a_part_goes_back_the_rest_follows(db):
     async with db.unit() as unit:
         part = await refund.request(unit, transaction_id, amount=parse("40.00", "USD"))
     async with db.unit() as unit:
-        said = await settlement.block(unit, [_flagged(transaction_id)])
+        said = await settlement.block(unit, [flagged(transaction_id)])
     assert {"transaction.flagged", "refund.approved"} <= {event.subject for event in said}
     (rest,) = {event.refund_id for event in said if isinstance(event, RefundApproved)}
     async with db.unit() as unit:
-        assert await settlement.block(unit, [_flagged(transaction_id)]) == [], "it is said once"
+        assert await settlement.block(unit, [flagged(transaction_id)]) == [], "it is said once"
     await _decline_refund(db, transaction_id, rest)
     await _to_the_psp_again(db, part.refund_id)
     done = RefundCompleted(
@@ -282,7 +226,7 @@ async def test_a_decline_after_an_unknown_capture_leaves_no_question(db):
     async with db.unit() as unit:
         await settlement.doubt(unit, [_unknown(transaction_id, "capture")])
     async with db.unit() as unit:
-        await settlement.fail(unit, [_declined(transaction_id)])
+        await settlement.fail(unit, [declined(transaction_id)])
     steps = await _attempts(db, transaction_id)
     assert (steps["authorise"].outcome, steps["capture"].outcome) == ("declined", "skipped")
     assert {step.ask_after for step in steps.values()} == {None}
@@ -292,7 +236,7 @@ async def test_a_late_decline_does_not_rewrite_what_succeeded(db):
     """The attempts of a settled payment say what they said, whatever comes after."""
     transaction_id = await _settled(db)
     async with db.unit() as unit:
-        assert await settlement.fail(unit, [_declined(transaction_id)]) == []
+        assert await settlement.fail(unit, [declined(transaction_id)]) == []
     assert {step.outcome for step in (await _attempts(db, transaction_id)).values()} == {"succeeded"}
 
 
@@ -309,7 +253,34 @@ async def test_a_question_that_waits_is_not_asked_behind_itself(db):
     assert 3 <= len(asked) <= 7, asked
 
 
+# Keys ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("key", ["", "  ", "a\0b", "k" * 4_000])
+async def test_what_is_no_key_is_refused_by_name(db, key):
+    """An empty key would let a second payment pass for the first; one that no index holds is not a server's outage."""
+    async with db.unit() as unit:
+        await open_accounts(unit)
+    with pytest.raises(InvalidInput):
+        await pay(db, key=key)
+    draft = transaction.Draft(amount=parse("1.00", "USD"), credit="alice", key=key)
+    good = transaction.Draft(amount=parse("2.00", "USD"), credit="alice", key="good")
+    async with db.unit() as unit:
+        refused, created = await transaction.create_many(unit, [draft, good], partial=True)
+    assert isinstance(refused.refusal, InvalidInput) and created.transaction_id is not None
+
+
 # The wire ------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_statement_that_never_passes_is_not_tried_for_ever(db):
+    """What is too large for an index is no outage: the message is put aside, and holds back nobody."""
+    with pytest.raises(pg_errors.ProgramLimitExceeded):
+        async with db.unit() as unit:
+            await unit.rows(
+                "insert into idempotency (actor, operation, key, body_hash, entity_id)"
+                " select 'a', 'o', string_agg(md5(n::text), ''), '', 'e' from generate_series(1, 400) n"
+            )
 
 
 @pytest.mark.parametrize("error", [exc.TimeoutError("pool"), pg_errors.ReadOnlySqlTransaction("a standby")])

@@ -7,9 +7,16 @@ name the result of. The later of two equal requests waits for the earlier one to
 from __future__ import annotations
 
 from pasys.db import Unit, queries
-from pasys.errors import IdempotencyMismatch
+from pasys.errors import IdempotencyMismatch, InvalidInput
 
 SQL = queries("transaction")
+KEY_BYTES_MAX = 1_000
+
+
+def check(key: str) -> None:
+    """Raises InvalidInput for what is no key: an empty one is a variable that nobody set, and stands for nothing."""
+    if not key.strip() or "\0" in key or len(key.encode()) > KEY_BYTES_MAX:
+        raise InvalidInput(field="key", reason=f"it is text of 1 to {KEY_BYTES_MAX} bytes, and not only blanks")
 
 
 async def take(unit: Unit, *, operation: str, key: str | None, body_hash: bytes, entity_id: str) -> str | None:
@@ -19,6 +26,7 @@ async def take(unit: Unit, *, operation: str, key: str | None, body_hash: bytes,
     """
     if key is None:
         return None
+    check(key)
     taken = await unit.rows(
         SQL["take_keys"],
         actor=unit.actor,

@@ -33,7 +33,7 @@ from pasys.errors import (
 )
 from pasys.events import Event, TransactionCreated, TransactionSucceeded
 from pasys.money import Money
-from pasys.service import account, ledger
+from pasys.service import account, idempotency, ledger
 
 SQL = queries("transaction")
 OPERATION = "transaction.create"
@@ -123,7 +123,7 @@ async def create(unit: Unit, draft: Draft) -> Created:
 async def create_many(unit: Unit, drafts: Sequence[Draft], *, partial: bool) -> list[Created]:
     """Create a batch in order, in one unit. With `partial`, a refused draft leaves the others alone; else it raises."""
     plans = [_Plan(draft, ids.new("tx")) for draft in drafts]
-    await _take_keys(unit, plans)
+    claimed = await _take_keys(unit, plans)
     parties = await _parties(unit, drafts)
     systems = await _systems(unit, drafts)
     for plan in plans:
@@ -139,21 +139,31 @@ async def create_many(unit: Unit, drafts: Sequence[Draft], *, partial: bool) -> 
     done = [plan for plan in plans if plan.alive]
     await _insert(unit, done)
     if partial:
-        await _give_back_keys(unit, [plan for plan in plans if plan.refusal is not None])
+        await _give_back_keys(unit, [plan for plan in claimed if plan.refusal is not None])
     else:  # last, because it locks the asset for everybody until the commit; a refusal undoes the rows
         await _post(unit, plans, partial=False)
     unit.emit(*(_announcement(unit, plan) for plan in done))
     return await _answers(unit, plans)
 
 
-async def _take_keys(unit: Unit, plans: list[_Plan]) -> None:
-    """Claim the drafts' keys before anything else is locked; the later of two equal requests waits here."""
+async def _take_keys(unit: Unit, plans: list[_Plan]) -> list[_Plan]:
+    """Claim the drafts' keys before anything else is locked; the later of two equal requests waits here.
+
+    Returns the plans whose keys are theirs now.
+    """
     keyed: dict[str, _Plan] = {}
     for plan in plans:
-        if plan.draft.key is not None and keyed.setdefault(plan.draft.key, plan) is not plan:
+        if plan.draft.key is None:
+            continue
+        try:
+            idempotency.check(plan.draft.key)
+        except InvalidInput as no:
+            plan.refusal = no
+            continue
+        if keyed.setdefault(plan.draft.key, plan) is not plan:
             plan.refusal = InvalidInput(field="key", reason=f"{plan.draft.key!r} stands twice in one batch")
     if not keyed:
-        return
+        return []
     hashes = {key: plan.draft.fingerprint() for key, plan in keyed.items()}
     taken = await unit.rows(
         SQL["take_keys"],
@@ -172,10 +182,11 @@ async def _take_keys(unit: Unit, plans: list[_Plan]) -> None:
                 keyed[row.key].replay = row.entity_id
             else:
                 keyed[row.key].refusal = IdempotencyMismatch(key=row.key, entity_id=row.entity_id)
+    return [plan for key, plan in keyed.items() if key not in others]
 
 
 async def _give_back_keys(unit: Unit, refused: list[_Plan]) -> None:
-    keyed = {plan.id: plan.draft.key for plan in refused if plan.draft.key is not None}
+    keyed = {plan.id: plan.draft.key for plan in refused}
     if keyed:
         values = {"keys": list(keyed.values()), "entities": list(keyed)}
         await unit.rows(SQL["give_back_keys"], actor=unit.actor, operation=OPERATION, **values)
