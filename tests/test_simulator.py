@@ -82,8 +82,13 @@ async def test_canceled_payment_cannot_be_captured(psp):
     """The asynchronous client works too; a released authorization never becomes money."""
     v1 = psp.client().v1
     intent = await v1.payment_intents.create_async(
-        {"amount": 500, "currency": "eur", "payment_method": "pm_card_mastercard", "confirm": True,
-         "capture_method": "manual"}
+        {
+            "amount": 500,
+            "currency": "eur",
+            "payment_method": "pm_card_mastercard",
+            "confirm": True,
+            "capture_method": "manual",
+        }
     )
     canceled = await v1.payment_intents.cancel_async(intent.id, {"cancellation_reason": "abandoned"})
     assert (canceled.status, canceled.amount_capturable) == ("canceled", 0)
@@ -220,8 +225,7 @@ async def test_key_under_way_is_in_use(psp):
     psp.fault("delay", "payment_intents.create", delay_s=0.5, times=1)
     async with httpx.AsyncClient(base_url=psp.url, headers=psp.http.headers) as client:
         calls = [
-            client.post("/v1/payment_intents", data=asked(300), headers={"Idempotency-Key": "slow-1"})
-            for _ in range(2)
+            client.post("/v1/payment_intents", data=asked(300), headers={"Idempotency-Key": "slow-1"}) for _ in range(2)
         ]
         answers = await asyncio.gather(*calls)
     assert sorted(answer.status_code for answer in answers) == [200, 409]

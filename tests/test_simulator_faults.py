@@ -49,8 +49,12 @@ def own(tmp_path):
 
 def asked(transaction: str, **more: str) -> dict[str, str]:
     return {
-        "amount": "1000", "currency": "usd", "payment_method": "pm_card_visa", "confirm": "true",
-        "metadata[transaction]": transaction, **more,
+        "amount": "1000",
+        "currency": "usd",
+        "payment_method": "pm_card_visa",
+        "confirm": "true",
+        "metadata[transaction]": transaction,
+        **more,
     }
 
 
@@ -129,9 +133,7 @@ def test_delay_delays(psp):
 
 def test_capture_fault_matches_the_payment_it_captures(psp):
     """A rule on a capture matches the metadata of the intent, not of the request."""
-    intents = [
-        psp.pay(1000, capture_method="manual", metadata={"transaction": name}) for name in ("spared", "struck")
-    ]
+    intents = [psp.pay(1000, capture_method="manual", metadata={"transaction": name}) for name in ("spared", "struck")]
     psp.fault("error_before", "payment_intents.capture", status=502, metadata={"transaction": "struck"})
     statuses = [psp.http.post(f"/v1/payment_intents/{intent.id}/capture").status_code for intent in intents]
     assert statuses == [200, 502]
@@ -245,9 +247,7 @@ def test_webhooks_can_be_lost_doubled_and_late(psp, receiver):
 
 def test_undelivered_webhooks_survive_kill(tmp_path):
     """Events made while nobody listens arrive, oldest first, after kill -9, at where the one endpoint has moved."""
-    simulator = Simulator(
-        tmp_path, "--webhook-url", f"http://127.0.0.1:{free_port()}/gone", "--webhook-secret", SECRET
-    )
+    simulator = Simulator(tmp_path, "--webhook-url", f"http://127.0.0.1:{free_port()}/gone", "--webhook-secret", SECRET)
     intents = [simulator.pay(100 + n).id for n in range(5)]
     simulator.kill()
     port = free_port()
@@ -332,7 +332,9 @@ def test_stop_is_prompt_and_the_data_has_one_owner(own):
     """SIGTERM ends it with 0 in spite of a stalled call; a second simulator on the same data is refused."""
     second = subprocess.run(
         [sys.executable, "-m", "pasys.simulator", "--data", str(own.data), "--port", str(free_port())],
-        capture_output=True, text=True, timeout=10,
+        capture_output=True,
+        text=True,
+        timeout=10,
     )
     assert second.returncode == 1
     assert "another simulator" in second.stderr

@@ -128,8 +128,17 @@ def _stop(server: uvicorn.Server) -> None:
 
 def _config(app: App) -> uvicorn.Config:
     return uvicorn.Config(
-        app, http=Protocol, ws="none", lifespan="off", interface="asgi3", access_log=False, log_config=None,
-        server_header=False, date_header=False, proxy_headers=False, timeout_graceful_shutdown=STOP_S,
+        app,
+        http=Protocol,
+        ws="none",
+        lifespan="off",
+        interface="asgi3",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        date_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=STOP_S,
         timeout_keep_alive=KEEP_ALIVE_S,
     )
 
@@ -139,9 +148,7 @@ async def _register(executor: Executor, options: argparse.Namespace) -> None:
         return
     names = [name.strip() for name in options.webhook_events.split(",") if name.strip()]
     try:
-        executor.run(
-            lambda unit: webhook_endpoints.register(unit, options.webhook_url, options.webhook_secret, names)
-        )
+        executor.run(lambda unit: webhook_endpoints.register(unit, options.webhook_url, options.webhook_secret, names))
     except Refusal as refusal:
         sys.exit(str(refusal))
     await executor.store.settled()

@@ -15,8 +15,16 @@ _REPORTING = {"adjustment": "dispute"}
 
 
 def record(
-    unit: Unit, line_type: str, amount: int, code: str, source: str, *,
-    charged_fee: int = 0, pending: bool = False, payout: str | None = None, description: str | None = None,
+    unit: Unit,
+    line_type: str,
+    amount: int,
+    code: str,
+    source: str,
+    *,
+    charged_fee: int = 0,
+    pending: bool = False,
+    payout: str | None = None,
+    description: str | None = None,
 ) -> Object:
     """One line of the statement: `amount` is signed, in minor units, before the fee."""
     available_on = unit.now
@@ -47,8 +55,14 @@ def record_charge(unit: Unit, amount: int, charge: Object) -> Object:
     """The line of a capture, with its fee; some test cards skip the pending balance."""
     pending = unit.test_card(charge["payment_method"]).balance == "pending"
     return record(
-        unit, "charge", amount, charge["currency"], charge["id"],
-        charged_fee=fee(amount), pending=pending, description=charge["description"],
+        unit,
+        "charge",
+        amount,
+        charge["currency"],
+        charge["id"],
+        charged_fee=fee(amount),
+        pending=pending,
+        description=charge["description"],
     )
 
 
@@ -106,7 +120,10 @@ def _retrieve(unit: Unit, call: Call) -> Object:
 OPERATIONS = [
     Operation("balance.retrieve", "GET", "balance", _retrieve_balance, EXPAND),
     Operation(
-        "balance_transactions.list", "GET", "balance_transactions", _list,
+        "balance_transactions.list",
+        "GET",
+        "balance_transactions",
+        _list,
         {**PAGE, "currency": currency, "payout": text, "source": text, "type": text},
     ),
     Operation("balance_transactions.retrieve", "GET", "balance_transactions/:id", _retrieve, EXPAND),

@@ -88,7 +88,9 @@ _CARDS = [
     _secured("authenticationRequiredOnSetup", "4000002500003155"),
     _secured("threeDSecureRequiredChargeDeclined", "4000008400001629", "card_declined", "generic_decline"),
     _secured(
-        "authenticationRequiredChargeDeclinedInsufficientFunds", "4000008260003178", "card_declined",
+        "authenticationRequiredChargeDeclinedInsufficientFunds",
+        "4000008260003178",
+        "card_declined",
         "insufficient_funds",
     ),
 ]

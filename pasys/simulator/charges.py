@@ -56,7 +56,10 @@ def _outcome(decline_code: str | None) -> Object:
     """What the network and Stripe's own risk rules said."""
     blocked = decline_code == "fraudulent"
     return {
-        "network_status": "not_sent_to_network" if blocked else "declined_by_network" if decline_code
+        "network_status": "not_sent_to_network"
+        if blocked
+        else "declined_by_network"
+        if decline_code
         else "approved_by_network",
         "reason": "highest_risk_level" if blocked else decline_code,
         "risk_level": "highest" if blocked else "normal",
@@ -103,12 +106,19 @@ def _search(unit: Unit, call: Call) -> Object:
 OPERATIONS = [
     Operation("charges.list", "GET", "charges", _list, {**PAGE, "customer": text, "payment_intent": text}),
     Operation(
-        "charges.search", "GET", "charges/search", _search,
-        {**EXPAND, "limit": integer, "page": text, "query": text}, ("query",),
+        "charges.search",
+        "GET",
+        "charges/search",
+        _search,
+        {**EXPAND, "limit": integer, "page": text, "query": text},
+        ("query",),
     ),
     Operation("charges.retrieve", "GET", "charges/:id", _retrieve, EXPAND),
     Operation(
-        "charges.update", "POST", "charges/:id", _update,
+        "charges.update",
+        "POST",
+        "charges/:id",
+        _update,
         {**EXPAND, "description": text, "metadata": metadata, "receipt_email": text, "shipping": mapping},
     ),
 ]

@@ -10,8 +10,15 @@ from pasys.simulator.store import Object
 from pasys.simulator.unit import Unit
 
 _FIELDS: dict[str, Check] = {
-    **EXPAND, "address": mapping, "description": text, "email": text, "invoice_settings": mapping,
-    "metadata": metadata, "name": text, "phone": text, "shipping": mapping,
+    **EXPAND,
+    "address": mapping,
+    "description": text,
+    "email": text,
+    "invoice_settings": mapping,
+    "metadata": metadata,
+    "name": text,
+    "phone": text,
+    "shipping": mapping,
 }
 
 
@@ -86,8 +93,12 @@ OPERATIONS = [
     Operation("customers.create", "POST", "customers", _create, _FIELDS),
     Operation("customers.list", "GET", "customers", _list, {**PAGE, "email": text}),
     Operation(
-        "customers.search", "GET", "customers/search", _search,
-        {**EXPAND, "limit": integer, "page": text, "query": text}, ("query",),
+        "customers.search",
+        "GET",
+        "customers/search",
+        _search,
+        {**EXPAND, "limit": integer, "page": text, "query": text},
+        ("query",),
     ),
     Operation("customers.retrieve", "GET", "customers/:id", _retrieve, EXPAND),
     Operation("customers.update", "POST", "customers/:id", _update, _FIELDS),

@@ -28,7 +28,10 @@ def open_if_test_card(unit: Unit, charge: Object, card: Card) -> None:
         currency=charge["currency"],
         evidence={},
         evidence_details={
-            "due_by": unit.now + EVIDENCE_DUE_S, "has_evidence": False, "past_due": False, "submission_count": 0,
+            "due_by": unit.now + EVIDENCE_DUE_S,
+            "has_evidence": False,
+            "past_due": False,
+            "submission_count": 0,
         },
         is_charge_refundable=False,
         metadata={},
@@ -38,8 +41,13 @@ def open_if_test_card(unit: Unit, charge: Object, card: Card) -> None:
         status="needs_response",
     )
     line = balance.record(
-        unit, "adjustment", -charge["amount_captured"], charge["currency"], made["id"],
-        charged_fee=DISPUTE_FEE, description=f"Chargeback withdrawal for {charge['id']}",
+        unit,
+        "adjustment",
+        -charge["amount_captured"],
+        charge["currency"],
+        made["id"],
+        charged_fee=DISPUTE_FEE,
+        description=f"Chargeback withdrawal for {charge['id']}",
     )
     made["balance_transactions"].append(line)
     charge["disputed"] = True
@@ -77,8 +85,13 @@ def _judge(unit: Unit, dispute: Object) -> None:
     dispute["status"] = "won" if won else "lost"
     if won:
         line = balance.record(
-            unit, "adjustment", dispute["amount"], dispute["currency"], dispute["id"],
-            charged_fee=-DISPUTE_FEE, description=f"Chargeback reversal for {dispute['charge']}",
+            unit,
+            "adjustment",
+            dispute["amount"],
+            dispute["currency"],
+            dispute["id"],
+            charged_fee=-DISPUTE_FEE,
+            description=f"Chargeback reversal for {dispute['charge']}",
         )
         dispute["balance_transactions"].append(line)
         unit.announce("charge.dispute.funds_reinstated", dispute)
@@ -104,7 +117,10 @@ OPERATIONS = [
     Operation("disputes.list", "GET", "disputes", _list, {**PAGE, "charge": text, "payment_intent": text}),
     Operation("disputes.retrieve", "GET", "disputes/:id", _retrieve, EXPAND),
     Operation(
-        "disputes.update", "POST", "disputes/:id", _update,
+        "disputes.update",
+        "POST",
+        "disputes/:id",
+        _update,
         {**EXPAND, "evidence": mapping, "metadata": metadata, "submit": boolean},
     ),
     Operation("disputes.close", "POST", "disputes/:id/close", _close, EXPAND),

@@ -35,7 +35,15 @@ ROUTES = Routes(
     [
         operation
         for noun in (
-            balance, charges, customers, disputes, events, payment_intents, payment_methods, payouts, refunds,
+            balance,
+            charges,
+            customers,
+            disputes,
+            events,
+            payment_intents,
+            payment_methods,
+            payouts,
+            refunds,
             webhook_endpoints,
         )
         for operation in noun.OPERATIONS
@@ -155,7 +163,12 @@ class Executor:
         about = shown.get("error", {}).get("payment_intent", shown) if "error" in shown else shown
         rule = plan.rule
         journal.record(
-            self.store, asked.operation.name, asked.path, asked.key, outcome, answer.status,
+            self.store,
+            asked.operation.name,
+            asked.path,
+            asked.key,
+            outcome,
+            answer.status,
             fault=rule.kind if rule else "delay" if plan.delay_s else None,
             object_id=about.get("id") or asked.object_id or None,
             metadata=about.get("metadata") or given_metadata(asked),
@@ -164,8 +177,15 @@ class Executor:
     def journal_fault(self, asked: Asked, plan: Plan, status: int | None) -> None:
         assert plan.rule is not None
         journal.record(
-            self.store, asked.operation.name, asked.path, asked.key, "faulted", status,
-            fault=plan.rule.kind, object_id=asked.object_id or None, metadata=given_metadata(asked),
+            self.store,
+            asked.operation.name,
+            asked.path,
+            asked.key,
+            "faulted",
+            status,
+            fault=plan.rule.kind,
+            object_id=asked.object_id or None,
+            metadata=given_metadata(asked),
         )
 
     def _settle_refund(self, refund_id: str) -> None:

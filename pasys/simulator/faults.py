@@ -21,8 +21,18 @@ DELAY_MAX_S = 3600
 STALL_DEFAULT_S = 60.0
 
 Kind = Literal[
-    "delay", "timeout_before", "timeout_after", "error_before", "error_after", "disconnect_before", "disconnect_after",
-    "webhook_lost", "webhook_duplicated", "webhook_delayed", "statement_amount", "statement_missing",
+    "delay",
+    "timeout_before",
+    "timeout_after",
+    "error_before",
+    "error_after",
+    "disconnect_before",
+    "disconnect_after",
+    "webhook_lost",
+    "webhook_duplicated",
+    "webhook_delayed",
+    "statement_amount",
+    "statement_missing",
     "statement_duplicate",
 ]
 ERROR_STATUSES = (429, 500, 502, 503, 504)

@@ -134,5 +134,9 @@ def period(name: str, raw: Any) -> dict[str, int]:
 
 EXPAND: dict[str, Check] = {"expand": expansions}
 PAGE: dict[str, Check] = {
-    **EXPAND, "limit": integer, "starting_after": text, "ending_before": text, "created": period,
+    **EXPAND,
+    "limit": integer,
+    "starting_after": text,
+    "ending_before": text,
+    "created": period,
 }

@@ -17,15 +17,28 @@ LIMIT_MAX = 1000
 _COLUMNS = ("at", "operation", "path", "idempotency_key", "outcome", "fault", "status", "object", "metadata")
 _INSERT = f"INSERT INTO call ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"
 _FILTERS: dict[str, Check] = {
-    "created": PAGE["created"], "idempotency_key": text, "limit": integer, "metadata": mapping, "object": text,
-    "operation": text, "outcome": choice("executed", "replayed", "refused", "faulted"),
+    "created": PAGE["created"],
+    "idempotency_key": text,
+    "limit": integer,
+    "metadata": mapping,
+    "object": text,
+    "operation": text,
+    "outcome": choice("executed", "replayed", "refused", "faulted"),
 }
 _BOUNDS = {"eq": "=", "gt": ">", "gte": ">=", "lt": "<", "lte": "<="}
 
 
 def record(
-    store: Store, operation: str, path: str, key: str | None, outcome: str, status: int | None, *,
-    fault: str | None = None, object_id: str | None = None, metadata: dict[str, str] | None = None,
+    store: Store,
+    operation: str,
+    path: str,
+    key: str | None,
+    outcome: str,
+    status: int | None,
+    *,
+    fault: str | None = None,
+    object_id: str | None = None,
+    metadata: dict[str, str] | None = None,
 ) -> None:
     """`faulted` is a call that a fault stopped before it had any effect; a fault after the effect leaves `executed`."""
     described = encode(metadata).decode() if metadata else None

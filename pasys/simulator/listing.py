@@ -118,8 +118,14 @@ def _cursor(store: Store, kind: Kind, asked: Object) -> tuple[int, int] | None:
 
 
 def _rows(
-    store: Store, kind: Kind, where: list[str], values: list[Any], bound: tuple[int, int] | None, *,
-    ascending: bool, limit: int,
+    store: Store,
+    kind: Kind,
+    where: list[str],
+    values: list[Any],
+    bound: tuple[int, int] | None,
+    *,
+    ascending: bool,
+    limit: int,
 ) -> list[tuple[int, int, bytes]]:
     order, sign = ("ASC", ">") if ascending else ("DESC", "<")
     if bound is not None:

@@ -37,26 +37,50 @@ _CANCELLATION = choice("abandoned", "duplicate", "fraudulent", "requested_by_cus
 _SETUP = choice("off_session", "on_session")
 
 _METHOD_FIELDS: dict[str, Check] = {
-    "payment_method": text, "payment_method_data": mapping, "payment_method_options": mapping,
-    "receipt_email": text, "setup_future_usage": _SETUP, "shipping": mapping,
+    "payment_method": text,
+    "payment_method_data": mapping,
+    "payment_method_options": mapping,
+    "receipt_email": text,
+    "setup_future_usage": _SETUP,
+    "shipping": mapping,
     "capture_method": choice("automatic", "automatic_async", "manual"),
 }
 _CONFIRM_FIELDS: dict[str, Check] = {
-    "error_on_requires_action": boolean, "off_session": off_session, "return_url": text, "use_stripe_sdk": boolean,
+    "error_on_requires_action": boolean,
+    "off_session": off_session,
+    "return_url": text,
+    "use_stripe_sdk": boolean,
 }
 _UPDATE_FIELDS: dict[str, Check] = {
-    **EXPAND, **_METHOD_FIELDS, "amount": amount, "currency": currency, "customer": text, "description": text,
-    "metadata": metadata, "payment_method_types": strings, "statement_descriptor": text,
-    "statement_descriptor_suffix": text, "transfer_group": text,
+    **EXPAND,
+    **_METHOD_FIELDS,
+    "amount": amount,
+    "currency": currency,
+    "customer": text,
+    "description": text,
+    "metadata": metadata,
+    "payment_method_types": strings,
+    "statement_descriptor": text,
+    "statement_descriptor_suffix": text,
+    "transfer_group": text,
 }
 _CREATE_FIELDS: dict[str, Check] = {
-    **_UPDATE_FIELDS, **_CONFIRM_FIELDS, "automatic_payment_methods": mapping, "confirm": boolean,
+    **_UPDATE_FIELDS,
+    **_CONFIRM_FIELDS,
+    "automatic_payment_methods": mapping,
+    "confirm": boolean,
     "confirmation_method": choice("automatic", "manual"),
 }
 # Kept on the intent as they are given.
 _KEPT = (
-    "description", "payment_method_options", "receipt_email", "setup_future_usage", "shipping",
-    "statement_descriptor", "statement_descriptor_suffix", "transfer_group",
+    "description",
+    "payment_method_options",
+    "receipt_email",
+    "setup_future_usage",
+    "shipping",
+    "statement_descriptor",
+    "statement_descriptor_suffix",
+    "transfer_group",
 )
 
 
@@ -132,9 +156,7 @@ def _confirm(unit: Unit, call: Call) -> Object:
         )
     _take_method(unit, intent, call.asked)
     if intent["payment_method"] is None:
-        raise unexpected_state(
-            "You cannot confirm this PaymentIntent because it's missing a payment method.", intent
-        )
+        raise unexpected_state("You cannot confirm this PaymentIntent because it's missing a payment method.", intent)
     _confirm_now(unit, intent, call.asked)
     return intent
 
@@ -152,7 +174,8 @@ def _take_method(unit: Unit, intent: Object, asked: Object) -> None:
 def _confirm_now(unit: Unit, intent: Object, asked: Object) -> None:
     if intent["payment_method"] is None:
         raise invalid(
-            "You cannot confirm this PaymentIntent because it's missing a payment method.", "parameter_missing",
+            "You cannot confirm this PaymentIntent because it's missing a payment method.",
+            "parameter_missing",
             param="payment_method",
         )
     unit.change(intent)
@@ -179,12 +202,11 @@ def authenticate(unit: Unit, intent_id: str, *, succeeded: bool) -> Object:
         charge(unit, intent)
     else:
         error = {
-            "type": "invalid_request_error", "code": "payment_intent_authentication_failure",
+            "type": "invalid_request_error",
+            "code": "payment_intent_authentication_failure",
             "message": "The provided PaymentMethod has failed authentication.",
         }
-        intent.update(
-            status="requires_payment_method", next_action=None, payment_method=None, last_payment_error=error
-        )
+        intent.update(status="requires_payment_method", next_action=None, payment_method=None, last_payment_error=error)
         unit.announce("payment_intent.payment_failed", intent)
     return intent
 
@@ -216,8 +238,11 @@ def _refused(unit: Unit, intent: Object, card: cards.Card) -> Refusal:
     decline = cards.declined(card.code, card.decline_code, charge=made["id"], payment_method=method)
     error: dict[str, Any] = decline.body["error"]
     intent.update(
-        status="requires_payment_method", payment_method=None, latest_charge=made["id"],
-        last_payment_error=dict(error), next_action=None,
+        status="requires_payment_method",
+        payment_method=None,
+        latest_charge=made["id"],
+        last_payment_error=dict(error),
+        next_action=None,
     )
     error["payment_intent"] = intent
     decline.has_effects = True
@@ -241,12 +266,14 @@ def _capture(unit: Unit, call: Call) -> Object:
     if intent["status"] != "requires_capture":
         raise unexpected_state(
             f"This PaymentIntent could not be captured because it has a status of {intent['status']}. "
-            "Only a PaymentIntent with one of the following statuses may be captured: requires_capture.", intent
+            "Only a PaymentIntent with one of the following statuses may be captured: requires_capture.",
+            intent,
         )
     captured = call.asked.get("amount_to_capture", intent["amount_capturable"])
     if captured > intent["amount_capturable"]:
         raise invalid(
-            "The amount_to_capture parameter must be less than or equal to the amount capturable.", "amount_too_large",
+            "The amount_to_capture parameter must be less than or equal to the amount capturable.",
+            "amount_too_large",
             param="amount_to_capture",
         )
     check_decimals(captured, intent["currency"], param="amount_to_capture")
@@ -270,10 +297,14 @@ def _cancel(unit: Unit, call: Call) -> Object:
     if intent["status"] not in (*OPEN, "requires_capture"):
         raise unexpected_state(
             f"You cannot cancel this PaymentIntent because it has a status of {intent['status']}. Only a PaymentIntent "
-            f"with one of the following statuses may be canceled: {', '.join((*OPEN, 'requires_capture'))}.", intent
+            f"with one of the following statuses may be canceled: {', '.join((*OPEN, 'requires_capture'))}.",
+            intent,
         )
     intent.update(
-        status="canceled", canceled_at=unit.now, amount_capturable=0, next_action=None,
+        status="canceled",
+        canceled_at=unit.now,
+        amount_capturable=0,
+        next_action=None,
         cancellation_reason=call.asked.get("cancellation_reason"),
     )
     unit.change(intent)
@@ -291,7 +322,8 @@ def _update(unit: Unit, call: Call) -> Object:
     if only_before_charge and intent["status"] not in OPEN:
         raise unexpected_state(
             f"This PaymentIntent's {', '.join(only_before_charge)} could not be updated because it has a status of "
-            f"{intent['status']}.", intent
+            f"{intent['status']}.",
+            intent,
         )
     if asked.get("customer"):
         customers.existing(unit, asked["customer"])
@@ -319,26 +351,41 @@ OPERATIONS = [
     Operation("payment_intents.create", "POST", "payment_intents", _create, _CREATE_FIELDS, ("amount", "currency")),
     Operation("payment_intents.list", "GET", "payment_intents", _list, {**PAGE, "customer": text}),
     Operation(
-        "payment_intents.search", "GET", "payment_intents/search", _search,
-        {**EXPAND, "limit": integer, "page": text, "query": text}, ("query",),
+        "payment_intents.search",
+        "GET",
+        "payment_intents/search",
+        _search,
+        {**EXPAND, "limit": integer, "page": text, "query": text},
+        ("query",),
     ),
-    Operation(
-        "payment_intents.retrieve", "GET", "payment_intents/:id", _retrieve, {**EXPAND, "client_secret": text}
-    ),
+    Operation("payment_intents.retrieve", "GET", "payment_intents/:id", _retrieve, {**EXPAND, "client_secret": text}),
     Operation("payment_intents.update", "POST", "payment_intents/:id", _update, _UPDATE_FIELDS),
     Operation(
-        "payment_intents.confirm", "POST", "payment_intents/:id/confirm", _confirm,
+        "payment_intents.confirm",
+        "POST",
+        "payment_intents/:id/confirm",
+        _confirm,
         {**EXPAND, **_METHOD_FIELDS, **_CONFIRM_FIELDS},
     ),
     Operation(
-        "payment_intents.capture", "POST", "payment_intents/:id/capture", _capture,
+        "payment_intents.capture",
+        "POST",
+        "payment_intents/:id/capture",
+        _capture,
         {
-            **EXPAND, "amount_to_capture": amount, "final_capture": boolean, "metadata": metadata,
-            "statement_descriptor": text, "statement_descriptor_suffix": text,
+            **EXPAND,
+            "amount_to_capture": amount,
+            "final_capture": boolean,
+            "metadata": metadata,
+            "statement_descriptor": text,
+            "statement_descriptor_suffix": text,
         },
     ),
     Operation(
-        "payment_intents.cancel", "POST", "payment_intents/:id/cancel", _cancel,
+        "payment_intents.cancel",
+        "POST",
+        "payment_intents/:id/cancel",
+        _cancel,
         {**EXPAND, "cancellation_reason": _CANCELLATION},
     ),
 ]

@@ -18,10 +18,17 @@ from pasys.simulator.unit import Unit
 YEAR_MAX = 2100
 
 _CARD_FIELDS: dict[str, Check] = {
-    "cvc": text, "exp_month": integer, "exp_year": integer, "number": text, "token": text,
+    "cvc": text,
+    "exp_month": integer,
+    "exp_year": integer,
+    "number": text,
+    "token": text,
 }
 NEW_FIELDS: dict[str, Check] = {
-    "billing_details": mapping, "card": mapping, "metadata": metadata, "type": choice("card"),
+    "billing_details": mapping,
+    "card": mapping,
+    "metadata": metadata,
+    "type": choice("card"),
 }
 
 
@@ -132,12 +139,19 @@ OPERATIONS = [
     Operation("payment_methods.list", "GET", "customers/:id/payment_methods", _list, {**PAGE, "type": choice("card")}),
     Operation("payment_methods.retrieve", "GET", "payment_methods/:id", _retrieve, EXPAND),
     Operation(
-        "payment_methods.update", "POST", "payment_methods/:id", _update,
+        "payment_methods.update",
+        "POST",
+        "payment_methods/:id",
+        _update,
         {**EXPAND, "billing_details": mapping, "metadata": metadata},
     ),
     Operation(
-        "payment_methods.attach", "POST", "payment_methods/:id/attach", _attach,
-        {**EXPAND, "customer": text}, ("customer",),
+        "payment_methods.attach",
+        "POST",
+        "payment_methods/:id/attach",
+        _attach,
+        {**EXPAND, "customer": text},
+        ("customer",),
     ),
     Operation("payment_methods.detach", "POST", "payment_methods/:id/detach", _detach, EXPAND),
 ]

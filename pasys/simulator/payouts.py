@@ -23,7 +23,8 @@ def _create(unit: Unit, call: Call) -> Object:
     if asked["amount"] > held:
         raise invalid(
             f"You have insufficient funds in your Stripe account: {held} in {asked['currency']}.",
-            "balance_insufficient", param="amount",
+            "balance_insufficient",
+            param="amount",
         )
     return _pay(unit, asked["amount"], asked["currency"], asked, automatic=False)
 
@@ -92,15 +93,26 @@ def _list(unit: Unit, call: Call) -> Object:
 
 OPERATIONS = [
     Operation(
-        "payouts.create", "POST", "payouts", _create,
+        "payouts.create",
+        "POST",
+        "payouts",
+        _create,
         {
-            **EXPAND, "amount": amount, "currency": currency, "description": text, "metadata": metadata,
-            "method": choice("standard", "instant"), "statement_descriptor": text,
+            **EXPAND,
+            "amount": amount,
+            "currency": currency,
+            "description": text,
+            "metadata": metadata,
+            "method": choice("standard", "instant"),
+            "statement_descriptor": text,
         },
         ("amount", "currency"),
     ),
     Operation(
-        "payouts.list", "GET", "payouts", _list,
+        "payouts.list",
+        "GET",
+        "payouts",
+        _list,
         {**PAGE, "arrival_date": period, "status": choice("paid", "pending", "in_transit", "canceled", "failed")},
     ),
     Operation("payouts.retrieve", "GET", "payouts/:id", _retrieve, EXPAND),

@@ -74,7 +74,8 @@ def _amount(charge: Object, asked: Object) -> int:
     refunded = asked.get("amount", left)
     if refunded > left:
         raise invalid(
-            f"Refund amount ({refunded}) is greater than unrefunded amount on charge ({left})", "amount_too_large",
+            f"Refund amount ({refunded}) is greater than unrefunded amount on charge ({left})",
+            "amount_too_large",
             param="amount",
         )
     check_decimals(refunded, charge["currency"], param="amount")
@@ -146,9 +147,16 @@ def _list(unit: Unit, call: Call) -> Object:
 
 OPERATIONS = [
     Operation(
-        "refunds.create", "POST", "refunds", _create,
+        "refunds.create",
+        "POST",
+        "refunds",
+        _create,
         {
-            **EXPAND, "amount": amount, "charge": text, "metadata": metadata, "payment_intent": text,
+            **EXPAND,
+            "amount": amount,
+            "charge": text,
+            "metadata": metadata,
+            "payment_intent": text,
             "reason": choice("duplicate", "fraudulent", "requested_by_customer"),
         },
     ),

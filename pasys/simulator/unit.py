@@ -24,7 +24,10 @@ API_VERSION = "2026-10-28.endive"
 # Each payment would make several of these beside the event that matters, and triple the size of the file.
 ONLY_IF_WANTED = frozenset(
     {
-        "charge.captured", "charge.succeeded", "charge.updated", "payment_intent.amount_capturable_updated",
+        "charge.captured",
+        "charge.succeeded",
+        "charge.updated",
+        "payment_intent.amount_capturable_updated",
         "payment_intent.created",
     }
 )
@@ -49,7 +52,11 @@ class Unit:
     """One call's working set."""
 
     def __init__(
-        self, store: Store, faults: Faults, settings: Settings, wanted: Callable[[str], bool],
+        self,
+        store: Store,
+        faults: Faults,
+        settings: Settings,
+        wanted: Callable[[str], bool],
         idempotency_key: str | None = None,
     ) -> None:
         self.store = store

@@ -13,7 +13,11 @@ from pasys.simulator.store import Object
 from pasys.simulator.unit import API_VERSION, Unit
 
 _FIELDS: dict[str, Check] = {
-    **EXPAND, "description": text, "enabled_events": strings, "metadata": metadata, "url": text,
+    **EXPAND,
+    "description": text,
+    "enabled_events": strings,
+    "metadata": metadata,
+    "url": text,
 }
 
 # Marks the endpoint that was registered at the start.
@@ -103,13 +107,9 @@ def _list(unit: Unit, call: Call) -> Object:
 
 
 OPERATIONS = [
-    Operation(
-        "webhook_endpoints.create", "POST", "webhook_endpoints", _create, _FIELDS, ("enabled_events", "url")
-    ),
+    Operation("webhook_endpoints.create", "POST", "webhook_endpoints", _create, _FIELDS, ("enabled_events", "url")),
     Operation("webhook_endpoints.list", "GET", "webhook_endpoints", _list, PAGE),
     Operation("webhook_endpoints.retrieve", "GET", "webhook_endpoints/:id", _retrieve, EXPAND),
-    Operation(
-        "webhook_endpoints.update", "POST", "webhook_endpoints/:id", _update, {**_FIELDS, "disabled": boolean}
-    ),
+    Operation("webhook_endpoints.update", "POST", "webhook_endpoints/:id", _update, {**_FIELDS, "disabled": boolean}),
     Operation("webhook_endpoints.delete", "DELETE", "webhook_endpoints/:id", _delete, {}),
 ]

@@ -1,10 +1,10 @@
 """A home's folders, private files, locks and sockets: where everything lies and who may read it.
 
-    pasys.toml          the operator's settings
-    data/               postgres, nats, valkey, psp, and the ballast that is given up when the disk is full
-    secrets/            passwords of the embedded servers and the ports they were given
-    run/                endpoints.json, state.json, locks, sockets, generated configuration
-    logs/               one file per service, rotated
+pasys.toml          the operator's settings
+data/               postgres, nats, valkey, psp, and the ballast that is given up when the disk is full
+secrets/            passwords of the embedded servers and the ports they were given
+run/                endpoints.json, state.json, locks, sockets, generated configuration
+logs/               one file per service, rotated
 """
 
 from __future__ import annotations

@@ -94,9 +94,7 @@ class Nursery:
             code = 1
             try:
                 self._forget()
-                code = program.live(
-                    request, home=self.home, report=report_end, parent_pid=parent_pid, life=self.life
-                )
+                code = program.live(request, home=self.home, report=report_end, parent_pid=parent_pid, life=self.life)
             finally:
                 os._exit(code)
         os.close(report_end)
