@@ -5,7 +5,7 @@ settlement.failed -> fail -> analytics.recorded | transaction.failed | transacti
 settlement.unknown -> doubt -> nothing
 fraud.flagged -> block -> analytics.recorded | refund.approved | refund.requested | transaction.flagged
 every 5 s -> expire -> transaction.failed
-every 60 s -> prune -> nothing
+every 10 s -> prune -> nothing
 """  # noqa: E501 - the picture is drawn by the code, a line for each handler
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ async def expire(unit: Unit) -> list[TransactionFailed]:
     return await settlement.expire(unit)  # type: ignore[return-value]
 
 
-@daemon.every(60)
+@daemon.every(10)
 async def prune(unit: Unit) -> None:
     """Events are kept long enough to refill the bus, and not for ever."""
     await event.prune(unit)

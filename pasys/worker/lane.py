@@ -13,6 +13,7 @@ import time
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from nats.aio.msg import Msg
@@ -33,6 +34,8 @@ BACKOFF_MAX_S = 30.0
 # costs by itself is then shared by many. A lane that was idle does not wait.
 LINGER_S = 0.025
 BUSY_S = 0.05
+FRESH_S = 60.0  # an event that is older has perhaps been here before
+_HAD = "select event_id from inbox where handler = %(handler)s and event_id = any (%(ids)s::text[])"
 _CLAIM = """
 insert into inbox (handler, event_id) select %(handler)s, unnest(%(ids)s::text[])
 on conflict do nothing returning event_id
@@ -48,6 +51,11 @@ class Delivery:
     @property
     def attempts(self) -> int:
         return self.message.metadata.num_delivered or 1
+
+    @property
+    def age_s(self) -> float:
+        """Since the event was announced."""
+        return (datetime.now(UTC) - self.envelope.time).total_seconds()
 
 
 def backoff_s(attempts: int) -> float:
@@ -100,7 +108,7 @@ class Lane:
         stopping = asyncio.create_task(stop.wait())
         try:
             while not stop.is_set():
-                taking = asyncio.create_task(pull.take(self._capacity))
+                taking = asyncio.create_task(pull.take(self._room()))
                 await asyncio.wait({taking, stopping}, return_when=asyncio.FIRST_COMPLETED)
                 if not taking.done():
                     taking.cancel()
@@ -136,6 +144,10 @@ class Lane:
             for message in [*self._in_hand.values(), *pull.waiting()]:
                 with contextlib.suppress(Exception):  # a beat that fails costs at most one redelivery
                     await message.in_progress()
+
+    def _room(self) -> int:
+        """How many messages may be taken now."""
+        return self._capacity
 
     async def _carry(self, messages: list[Msg]) -> None:
         raise NotImplementedError
@@ -290,12 +302,29 @@ class WorldLane(Lane):
             self._recorder = asyncio.create_task(self._record_for_ever())
         elif self._recorder.done():
             self._recorder.result()  # a bug that ends the process: answers that nobody records must not be asked for
-        for delivery in await self._read(messages):
+        for delivery in await self._unanswered(await self._read(messages)):
             call = asyncio.create_task(self._ask(delivery))
             self._calls.add(call)
             call.add_done_callback(self._calls.discard)
         while len(self._calls) >= self._capacity:
             await asyncio.wait(self._calls, return_when=asyncio.FIRST_COMPLETED)
+
+    def _room(self) -> int:
+        return self._capacity - len(self._calls)
+
+    async def _unanswered(self, deliveries: list[Delivery]) -> list[Delivery]:
+        """Those whose answer is not on record. Only what comes again is looked up: a replay asks nobody twice."""
+        again = [d for d in deliveries if d.attempts > 1 or d.age_s > FRESH_S]
+        if not again:
+            return deliveries
+        try:
+            async with self._db.unit() as unit:
+                rows = await unit.rows(_HAD, handler=self.name, ids=[delivery.envelope.id for delivery in again])
+        except Unavailable:  # asking again under the same key is safe
+            return deliveries
+        had = {row.event_id for row in rows}
+        await self._done([delivery for delivery in deliveries if delivery.envelope.id in had])
+        return [delivery for delivery in deliveries if delivery.envelope.id not in had]
 
     async def _ask(self, delivery: Delivery) -> None:
         try:
