@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import Counter, defaultdict
 from typing import Any, Protocol
 
@@ -83,13 +84,21 @@ def everything(simulator: HasLists, path: str) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     after: dict[str, str] = {}
     while True:
-        answer = simulator.http.get(f"/v1/{path}", params={"limit": "100", **after})
+        answer = _read(simulator, f"/v1/{path}", {"limit": "100", **after})
         assert answer.status_code == 200, answer.text
         page = answer.json()
         found += page["data"]
         if not page["has_more"]:
             return found
         after = {"starting_after": page["data"][-1]["id"]}
+
+
+def _read(simulator: HasLists, path: str, query: dict[str, str]) -> httpx.Response:
+    """Look at the PSP; a connection that a fault of the run has cut says nothing of what the PSP has done."""
+    for _ in range(3):
+        with contextlib.suppress(httpx.TransportError):
+            return simulator.http.get(path, params=query)
+    return simulator.http.get(path, params=query)
 
 
 async def _final(unit: Unit) -> list[str]:

@@ -96,3 +96,8 @@ def balance(
     if debit_normal(name, account_type):
         posted, pending, against = -posted, -pending, credits_pending
     return Balance(asset, Money(posted - against, asset), Money(posted, asset), Money(pending, asset))
+
+
+def receivable(psp: str) -> str:
+    """The name of the account of what a PSP owes us."""
+    return f"psp:{psp}:receivable"

@@ -12,6 +12,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
+from pasys.domain.account import receivable
 from pasys.errors import NoCorrection
 
 FEES, SUSPENSE, BANK = "fees:psp", "suspense", "bank:main"
@@ -231,8 +232,3 @@ def payout(psp: str, amount_minor: int) -> Entry:
     owed = receivable(psp)
     debit, credit = (BANK, owed) if amount_minor < 0 else (owed, BANK)
     return Entry(debit, credit, abs(amount_minor))
-
-
-def receivable(psp: str) -> str:
-    """The account of what a PSP owes us."""
-    return f"psp:{psp}:receivable"

@@ -14,6 +14,7 @@ from pasys import ids
 from pasys.db import Unit, queries
 from pasys.domain import posting
 from pasys.domain import reconciliation as rules
+from pasys.domain.account import receivable
 from pasys.domain.ledger import Purpose, Transfer
 from pasys.domain.reconciliation import BreakKind, BreakStatus, Difference, Entry, Resolution
 from pasys.errors import BreakNotFound, BreakResolved, InvalidInput
@@ -240,7 +241,7 @@ async def _transfers(unit: Unit, found: BreakRow, entry: Entry) -> list[Transfer
         asset=found.asset,
         reference=found.id,
     )
-    corrected = await _corrected_transfer(unit, found, numbers[rules.receivable(found.psp)])
+    corrected = await _corrected_transfer(unit, found, numbers[receivable(found.psp)])
     return [replace(transfer, corrects=corrected) for transfer in transfers]
 
 

@@ -15,6 +15,7 @@ from uuid import UUID
 from pasys.db import Unit, queries
 from pasys.domain import posting
 from pasys.domain import reconciliation as rules
+from pasys.domain.account import receivable
 from pasys.domain.ledger import Purpose, Transfer
 from pasys.domain.reconciliation import (
     BreakKind,
@@ -286,7 +287,7 @@ async def _payout_transfers(unit: Unit, psp: str, lines: Sequence[Line]) -> dict
         if line.fee_minor > 0:
             transfers[line.line_id] += posting.psp_fee(
                 bearer=numbers[rules.FEES],
-                receivable=numbers[rules.receivable(psp)],
+                receivable=numbers[receivable(psp)],
                 amount_minor=line.fee_minor,
                 asset=line.asset,
                 reference=line.line_id,
@@ -297,7 +298,7 @@ async def _payout_transfers(unit: Unit, psp: str, lines: Sequence[Line]) -> dict
 async def _told_fees(unit: Unit, psp: str, fees: dict[str, tuple[int, str]]) -> list[Transfer]:
     """Fees that only the statement told, for transactions that had none."""
     transfers: dict[str, Transfer] = {}
-    owed = rules.receivable(psp)
+    owed = receivable(psp)
     for transaction_id, (fee_minor, asset) in fees.items():
         numbers = await account.system_many(unit, [rules.FEES, owed], asset)
         (transfers[transaction_id],) = posting.psp_fee(

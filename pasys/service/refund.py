@@ -19,6 +19,7 @@ from pasys import ids
 from pasys.db import Unit, queries
 from pasys.domain import posting
 from pasys.domain import refund as rules
+from pasys.domain.account import receivable
 from pasys.domain.refund import Status, check_move
 from pasys.domain.settlement import SUSPECTED_FRAUD
 from pasys.domain.transaction import Kind
@@ -40,7 +41,6 @@ from pasys.events import (
 )
 from pasys.money import Money
 from pasys.service import account, idempotency, ledger
-from pasys.service.transaction import receivable
 from pasys.service.transaction_state import Move, lock, move, one
 
 SQL = queries("refund")

@@ -11,6 +11,7 @@ from typing import Any
 
 from pasys.db import Unit, queries
 from pasys.domain import posting
+from pasys.domain.account import receivable
 from pasys.domain.ledger import Transfer
 from pasys.domain.settlement import SUSPECTED_FRAUD, Pending, settled, status_after
 from pasys.domain.transaction import Kind, Status
@@ -30,7 +31,6 @@ from pasys.events import (
     TransactionSucceeded,
 )
 from pasys.service import account, ledger, ledger_history, refund
-from pasys.service.transaction import receivable
 from pasys.service.transaction_state import Move, lock, move, one, open_hold, release
 
 SQL = queries("settlement")

@@ -19,6 +19,7 @@ from pasys.adapters import Psp, open_psp
 from pasys.config import Settings
 from pasys.db import Unit, queries
 from pasys.domain import posting
+from pasys.domain.account import receivable
 from pasys.domain.ledger import Purpose, Transfer
 from pasys.domain.transaction import BOOK, Kind, Status, check_shape, infer_kind
 from pasys.errors import (
@@ -226,11 +227,6 @@ async def _systems(unit: Unit, drafts: Sequence[Draft]) -> dict[tuple[str, str],
             names = ["external:withdrawals"]
         wanted |= {(name, draft.amount.asset) for name in names}
     return {key: await account.system(unit, *key) for key in sorted(wanted)}
-
-
-def receivable(rail: str) -> str:
-    """The account of what a PSP owes us."""
-    return f"psp:{rail}:receivable"
 
 
 def _lay_out(
