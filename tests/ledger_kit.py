@@ -10,6 +10,7 @@ import numpy as np
 from pasys.db import Unit
 from pasys.domain.ledger import Hold, Kind, Purpose, Recorded, Result, Transfer
 from pasys.domain.ledger_batch import Accounts, Books
+from pasys.domain.ledger_columns import Columns
 from pasys.domain.ledger_rules import judge
 from pasys.service import account, ledger
 from tests.ledger_batches import Batches
@@ -92,7 +93,7 @@ def compare(seed: int) -> None:
     for _ in range(batches.random.randint(1, 6)):
         now += timedelta(seconds=batches.random.randint(0, 30))
         batch = batches.batch(batches.random.randint(1, batches.random.choice([3, 20, 60])), now)
-        verdict = judge(batch, books(oracle, batch, now))
+        verdict = judge(Columns.of(batch), books(oracle, batch, now))
         wanted = oracle.post(batch, now)
         columns = (verdict.result.tolist(), verdict.replayed.tolist(), verdict.seq.tolist())
         assert list(zip(*columns, strict=True)) == [(int(r), again, seq) for r, again, seq in wanted]

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from pasys.domain.ledger import CREDITS_MUST_NOT_EXCEED_DEBITS, DEBITS_MUST_NOT_EXCEED_CREDITS, Kind
-from pasys.domain.ledger_batch import Accounts, Bools, Int64s
+from pasys.domain.ledger_batch import Accounts
+from pasys.domain.ledger_columns import Bools, Int64s
 from pasys.ids import account_id
 
 FINDINGS_MAX = 100

@@ -8,12 +8,10 @@ from datetime import datetime
 from uuid import UUID
 
 import numpy as np
-from numpy.typing import NDArray
 
-from pasys.domain.ledger import FINISHING, Hold, Kind, Recorded, Result, Transfer, same
+from pasys.domain.ledger import FINISHING, Hold, Kind, Recorded, Result, same
+from pasys.domain.ledger_columns import Bools, Columns, Int64s
 
-Int64s = NDArray[np.int64]
-Bools = NDArray[np.bool_]
 _FINISHING = np.array(sorted(FINISHING), np.int64)
 
 
@@ -54,50 +52,57 @@ class Books:
 
 
 class Batch:
-    """The columns of a batch, and how its transfers hang together: repeated ids, chains, holds.
+    """A batch about to be judged, and how its transfers hang together: repeated ids, chains, holds.
 
     `fixed` has the answers that are known before any rule is asked (a replay of what the journal has, a conflict);
     `copies` has, for an id that stands twice in the batch, the index of the first.
     """
 
-    def __init__(self, transfers: Sequence[Transfer], earlier: Mapping[UUID, Recorded]) -> None:
-        self.transfers = transfers
-        n = len(transfers)
-        self.debit = np.fromiter((t.debit for t in transfers), np.int64, n)
-        self.credit = np.fromiter((t.credit for t in transfers), np.int64, n)
-        self.amount = np.fromiter((t.amount_minor for t in transfers), np.int64, n)
-        self.kind = np.fromiter((t.kind for t in transfers), np.int64, n)
-        self.purpose = np.fromiter((t.purpose for t in transfers), np.int64, n)
+    def __init__(self, columns: Columns, earlier: Mapping[UUID, Recorded]) -> None:
+        self.columns = columns
+        n = len(columns)
+        self.debit, self.credit, self.amount = columns.debit, columns.credit, columns.amount
+        self.kind = np.zeros(n, np.int64) if columns.kind is None else columns.kind
         self.starts_money = self.kind <= Kind.PENDING
         self.fixed: dict[int, Recorded | None] = {}
         self.copies: dict[int, int] = {}
         self.new = np.ones(n, np.bool_)
-        self._match_ids(earlier)
+        if earlier or columns.repeats_itself():
+            self._match_ids(earlier)
         self.chain_starts, self.chain = self._chains()
 
     def __len__(self) -> int:
-        return len(self.transfers)
+        return len(self.columns)
 
     @property
     def starts_something(self) -> Bools:
         """What a frozen or closed account refuses."""
-        return self.starts_money & ~np.isin(self.purpose, _FINISHING)
+        return self.starts_money & ~np.isin(self.columns.purpose, _FINISHING)
 
     def fixed_result(self, i: int) -> Result:
         known = self.fixed[i]
         return Result.ID_CONFLICT if known is None else known.result
 
+    def ids(self, where: Bools) -> dict[int, UUID]:
+        """The ids of some transfers, by index."""
+        return {i: UUID(bytes=self.columns.id[i].tobytes()) for i in np.flatnonzero(where).tolist()}
+
+    def hold_ids(self, indices: Sequence[int]) -> dict[int, UUID]:
+        """The holds that posts and voids name, by index."""
+        named = self.columns.pending_id
+        assert named is not None or not indices, "a post or void names its hold"
+        return {i: UUID(bytes=named[i].tobytes()) for i in indices} if named is not None else {}
+
     def _match_ids(self, earlier: Mapping[UUID, Recorded]) -> None:
-        ids = [t.id.int for t in self.transfers]
-        if not earlier and len(set(ids)) == len(ids):
-            return
-        first: dict[int, int] = {}
-        for i, transfer in enumerate(self.transfers):
-            known = earlier.get(transfer.id)
-            j = first.setdefault(ids[i], i)
+        ids = self.columns.id.tolist()
+        by_bytes = {id.bytes: known for id, known in earlier.items()}
+        first: dict[bytes, int] = {}
+        for i, id in enumerate(ids):
+            known = by_bytes.get(id)
+            j = first.setdefault(id, i)
             if known is not None:
-                self.fixed[i] = known if same(transfer, known.transfer) else None
-            elif j != i and same(transfer, self.transfers[j]):
+                self.fixed[i] = known if same(self.columns[i], known.transfer) else None
+            elif j != i and same(self.columns[i], self.columns[j]):
                 self.copies[i] = j
             elif j != i:
                 self.fixed[i] = None
@@ -106,12 +111,11 @@ class Batch:
 
     def _chains(self) -> tuple[Int64s, Int64s | None]:
         """First index of each chain, and each transfer's chain; None where no transfer is linked."""
-        n = len(self)
-        if not any(t.linked for t in self.transfers):
-            return np.arange(n), None
-        assert not self.transfers[-1].linked, "the last transfer of a batch has no next one to be linked with"
-        begins = np.ones(n, np.bool_)
-        begins[1:] = [not t.linked for t in self.transfers[:-1]]
+        linked = self.columns.linked
+        if linked is None or not linked.any():
+            return np.arange(len(self)), None
+        assert not linked[-1], "the last transfer of a batch has no next one to be linked with"
+        begins = np.r_[True, ~linked[:-1]]
         return np.flatnonzero(begins), np.cumsum(begins) - 1
 
 

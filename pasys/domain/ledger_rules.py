@@ -19,16 +19,16 @@ from pasys.domain.ledger import (
     FROZEN,
     Kind,
     Result,
-    Transfer,
 )
-from pasys.domain.ledger_batch import Accounts, Batch, Books, Bools, Changes, Int64s, Verdict
+from pasys.domain.ledger_batch import Accounts, Batch, Books, Changes, Verdict
+from pasys.domain.ledger_columns import Bools, Columns, Int64s
 from pasys.domain.ledger_sequence import Sequencer, Work, fail_chain, hold_rule, release
 from pasys.money import MINOR_MAX
 
 
-def judge(transfers: list[Transfer], books: Books) -> Verdict:
+def judge(columns: Columns, books: Books) -> Verdict:
     """The answers to a batch, and the rows that follow from them."""
-    batch = Batch(transfers, books.earlier)
+    batch = Batch(columns, books.earlier)
     work = Work(batch, books)
     _judge_alone(batch, books.accounts, work)
     _judge_holds(batch, books, work)
@@ -69,19 +69,16 @@ def _judge_holds(batch: Batch, books: Books, work: Work) -> None:
     finishing = np.flatnonzero(~batch.starts_money & batch.new & (work.rule == 0)).tolist()
     if not finishing:
         return
-    transfers = batch.transfers
-    begun = {transfers[i].id: i for i in np.flatnonzero((batch.kind == Kind.PENDING) & batch.new).tolist()}
-    uses = Counter(transfers[i].pending_id for i in finishing)
-    for i in finishing:
-        transfer = transfers[i]
-        hold_id = transfer.pending_id
-        assert hold_id is not None
+    begun = {id: i for i, id in batch.ids((batch.kind == Kind.PENDING) & batch.new).items()}
+    named = batch.hold_ids(finishing)
+    uses = Counter(named.values())
+    for i, hold_id in named.items():
         if hold_id in begun or uses[hold_id] > 1:
             work.hard[i] = True
             if hold_id in begun:
                 work.hard[begun[hold_id]] = True
             continue
-        hold = books.holds.get(hold_id)
+        hold, transfer = books.holds.get(hold_id), batch.columns[i]
         work.rule[i] = hold_rule(transfer, hold, books)
         if hold is not None:
             release(work, i, hold, transfer)

@@ -14,7 +14,8 @@ from pasys.domain.ledger import (
     Result,
     Transfer,
 )
-from pasys.domain.ledger_batch import Accounts, Batch, Books, Bools
+from pasys.domain.ledger_batch import Accounts, Batch, Books
+from pasys.domain.ledger_columns import Bools
 from pasys.money import MINOR_MAX
 
 
@@ -122,7 +123,7 @@ class Sequencer:
 
     def _rule(self, i: int) -> int:
         """The rule that refuses this transfer now, after everything before it."""
-        known, transfer = int(self.work.rule[i]), self.batch.transfers[i]
+        known, transfer = int(self.work.rule[i]), self.batch.columns[i]
         if known or i in self.batch.fixed:
             return known
         if i in self.batch.copies:
@@ -147,7 +148,7 @@ class Sequencer:
         return rule
 
     def _take(self, i: int) -> None:
-        transfer = self.batch.transfers[i]
+        transfer = self.batch.columns[i]
         self._move(i, 1)
         if transfer.kind is Kind.PENDING:
             self.begun[transfer.id] = Hold(
@@ -162,7 +163,7 @@ class Sequencer:
             self.resolved.add(transfer.pending_id)
 
     def _give_back(self, i: int) -> None:
-        transfer = self.batch.transfers[i]
+        transfer = self.batch.columns[i]
         self._move(i, -1)
         self.begun.pop(transfer.id, None)
         if transfer.pending_id is not None:

@@ -1,4 +1,4 @@
-"""The ledger's tables: assets, accounts, the journal of transfers, and the holds that are open."""
+"""The ledger's tables: assets, accounts, the journal of transfers with its ids, and the holds that are open."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
+    MetaData,
     SmallInteger,
     Table,
     Text,
@@ -31,8 +33,15 @@ asset = Table(
     # The serialisation point: seq of the last transfer, and a fence that account administration moves.
     Column("last_seq", BigInteger, nullable=False, server_default="0"),
     Column("epoch", BigInteger, nullable=False, server_default="0"),
+    # The last transfer's hash and time, up to where the account rows are exact, and up to where partitions are made.
+    Column("last_hash", LargeBinary, nullable=False),
+    Column("last_recorded_at", Time, nullable=False, server_default="-infinity"),
+    Column("projected_seq", BigInteger, nullable=False, server_default="0"),
+    Column("partitioned_seq", BigInteger, nullable=False, server_default="0"),
     CheckConstraint("decimals between 0 and 9", name="decimals"),
     one_of("kind", "fiat", "token"),
+    CheckConstraint("length(last_hash) = 32", name="last_hash"),
+    CheckConstraint("projected_seq between 0 and last_seq", name="projected"),
     postgresql_with={"fillfactor": "10"},
 )
 
@@ -65,6 +74,9 @@ account = Table(
     postgresql_with={"fillfactor": "50"},
 )
 
+# A view: the rows above lag behind the journal while somebody posts in bulk, and these do not.
+account_now = Table("account_now", MetaData(), *(Column(column.name, column.type) for column in account.columns))
+
 # The journal. One immutable row names both sides; refused transfers are recorded with the rule that refused them.
 transfer = Table(
     "transfer",
@@ -85,14 +97,24 @@ transfer = Table(
     Column("debit_balance", BigInteger, nullable=False),  # credits − debits posted, after this transfer
     Column("credit_balance", BigInteger, nullable=False),
     Column("effective_at", Time, nullable=False),
-    Column("recorded_at", Time, nullable=False),
+    Column("recorded_at", Time, nullable=False),  # never before that of an earlier seq
+    Column("expires_at", Time),
+    Column("seal", BigInteger, nullable=False),  # the first bytes of the row's hash: pasys.domain.ledger_chain
     Column("reference", Id),  # the entity that it was posted for: tx_…, rf_…, brk_…
     CheckConstraint("kind between 0 and 3", name="kind"),
     CheckConstraint("result <> 0 or (amount > 0 and debit <> credit)", name="amount"),
     CheckConstraint("(kind >= 2) = (pending_id is not null)", name="pending"),
-    Index("transfer_id_key", "id", unique=True),
-    Index("transfer_debit_idx", "debit", "seq"),
-    Index("transfer_credit_idx", "credit", "seq"),
+    CheckConstraint("expires_at is null or kind = 1", name="expires"),
+    postgresql_partition_by="RANGE (asset, seq)",
+)
+
+# Which ids are taken, for ever and in all assets. The journal's partitions cannot keep them unique, and are archived.
+transfer_key = Table(
+    "transfer_key",
+    metadata,
+    Column("id", UUID, primary_key=True),
+    Column("asset", Id, nullable=False),
+    Column("seq", BigInteger, nullable=False),
 )
 
 # A hold that is still open: its pending transfer has been neither posted, voided nor expired.

@@ -19,9 +19,10 @@ from pasys.domain.ledger import CREDITS_MUST_NOT_EXCEED_DEBITS, DEBITS_MUST_NOT_
 from pasys.errors import AccountExists, AccountNotEmpty, AccountNotFound, InvalidInput, LimitExceeded, WrongAsset
 from pasys.events import AccountChanged, AccountOpened
 from pasys.money import Money, asset_of
-from pasys.schema import account as table
+from pasys.schema import account as stored
+from pasys.schema import account_now as table
 from pasys.schema import asset as asset_table
-from pasys.service.ledger import ensure_asset
+from pasys.service.ledger import ensure_asset, project
 
 LISTING_MAX = 1_000
 # System accounts are never renamed or deleted, so a number that was once seen committed stays true.
@@ -209,6 +210,7 @@ async def _locked(unit: Unit, name_or_id: str, asset: str | None) -> AccountRow:
     await unit.execute(
         update(asset_table).where(asset_table.c.code == found.asset).values(epoch=asset_table.c.epoch + 1)
     )
+    await project(unit, found.asset)
     return _row(await _get(unit, select(table).where(table.c.id == found.number)))
 
 
@@ -218,7 +220,9 @@ async def _move(unit: Unit, found: AccountRow, wanted: str) -> AccountRow:
 
 
 async def _change(unit: Unit, found: AccountRow, **values: Any) -> AccountRow:
-    changed = _row(await _get(unit, update(table).where(table.c.id == found.number).values(**values).returning(table)))
+    changed = _row(
+        await _get(unit, update(stored).where(stored.c.id == found.number).values(**values).returning(stored))
+    )
     unit.emit(AccountChanged(asset=changed.asset, account_id=changed.id, name=changed.name, status=changed.status))
     return changed
 
@@ -245,15 +249,16 @@ async def _insert(
         }
         for name, type, flags in accounts
     ]
-    statement = postgresql.insert(table).values(rows).on_conflict_do_nothing(index_elements=["name", "asset"])
-    for row in await unit.execute(statement.returning(table.c.id, table.c.name, table.c.type)):
+    statement = postgresql.insert(stored).values(rows).on_conflict_do_nothing(index_elements=["name", "asset"])
+    for row in await unit.execute(statement.returning(stored.c.id, stored.c.name, stored.c.type)):
         _opened_here.setdefault(unit, set()).add(row["id"])
         account_id = ids.account_id(row["id"])
         unit.emit(AccountOpened(asset=asset, account_id=account_id, name=row["name"], type=row["type"]))
 
 
 async def _system_numbers(unit: Unit, names: Sequence[str], asset: str) -> dict[str, int]:
-    rows = await unit.execute(select(table.c.name, table.c.id).where(table.c.name.in_(names), table.c.asset == asset))
+    query = select(stored.c.name, stored.c.id).where(stored.c.name.in_(names), stored.c.asset == asset)
+    rows = await unit.execute(query)
     return {row["name"]: row["id"] for row in rows}
 
 

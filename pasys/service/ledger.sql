@@ -1,4 +1,4 @@
--- The journal's queries. The two functions of the posting path are in migrations/versions/0002_ledger_functions.sql.
+-- The journal's queries. The two functions of the posting path are in migrations/versions/0003_ledger_engine.sql.
 
 -- :load
 -- Lock the asset (where asked) and read what a batch touches: one call.
@@ -6,13 +6,21 @@ select * from ledger_load(%s, %s, %s, %s, %s)
 
 -- :apply
 -- Write a judged batch: journal, accounts, holds. One call.
-select ledger_apply(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+select ledger_apply(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+
+-- :lock
+-- In the order that posting keeps: the asset before any of its accounts.
+select from asset where code = %(code)s for no key update
+
+-- :project
+select ledger_project(%(code)s)
 
 -- :earlier
 -- What the journal has under these ids.
-select id, asset, seq, debit, credit, amount, kind, code, result, pending_id, corrects, effective_at, reference
-  from transfer
- where id = any (%(ids)s)
+select t.id, t.asset, t.seq, t.debit, t.credit, t.amount, t.kind, t.code, t.result, t.pending_id, t.corrects,
+       t.effective_at, t.reference
+  from transfer_key k join transfer t on t.asset = k.asset and t.seq = k.seq
+ where k.id = any (%(ids)s)
 
 -- :ensure_asset
 insert into asset (code, kind, decimals, chain, contract, chain_decimals)
@@ -45,8 +53,9 @@ select t.*, d.name as debit_name, c.name as credit_name
 
 -- :transfers_by_id
 select t.*, d.name as debit_name, c.name as credit_name
-  from transfer t left join account d on d.id = t.debit left join account c on c.id = t.credit
- where t.id = any (%(ids)s)
+  from transfer_key k join transfer t on t.asset = k.asset and t.seq = k.seq
+       left join account d on d.id = t.debit left join account c on c.id = t.credit
+ where k.id = any (%(ids)s)
  order by t.asset, t.seq
 
 -- :holds
@@ -60,7 +69,7 @@ select id, asset, debit, credit, amount, expires_at, reference from hold
 
 -- :accounts
 select id, name, asset, type, debits_pending, debits_posted, credits_pending, credits_posted, opened_at
-  from account where id = any (%(numbers)s)
+  from account_now where id = any (%(numbers)s)
 
 -- :balance_at
 -- What the account's transfers up to a time amount to; both times are asked for by the same query.
@@ -99,7 +108,7 @@ select coalesce(sum(change), 0)::int8
 -- System accounts by name, all others by type.
 select asset, type, case when type = 'system' then name end as name, case when type = 'system' then min(id) end as id,
        count(*) as accounts, sum(debits_posted)::text as debits, sum(credits_posted)::text as credits
-  from account
+  from account_now
  group by 1, 2, 3
  order by 1, 2, 3
 
@@ -135,7 +144,7 @@ select s.last_seq,
                        array_send(array_agg(debits_posted)) as debits_posted,
                        array_send(array_agg(credits_pending)) as credits_pending,
                        array_send(array_agg(credits_posted)) as credits_posted
-                  from (select * from account where asset = s.code order by id) ordered) a,
+                  from (select * from account_now where asset = s.code order by id) ordered) a,
        lateral (select array_send(array_agg(id)) as hold_ids, array_send(array_agg(debit)) as hold_debits,
                        array_send(array_agg(credit)) as hold_credits, array_send(array_agg(amount)) as hold_amounts
                   from hold where asset = s.code) h

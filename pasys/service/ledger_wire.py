@@ -7,10 +7,8 @@ its length and its bytes, all big-endian: https://www.postgresql.org/docs/curren
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Sequence
 from typing import Any
-from uuid import UUID
 
 import numpy as np
 import psycopg
@@ -18,10 +16,6 @@ from numpy.typing import NDArray
 from psycopg.adapt import Dumper
 from psycopg.pq import Format
 
-_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)  # where PostgreSQL counts microseconds from
-_MICROSECOND = timedelta(microseconds=1)
-_INFINITY = 2**63 - 1
-_NO_UUID = bytes(16)
 _INT8 = np.dtype([("size", ">i4"), ("value", ">i8")])
 _INT2 = np.dtype([("size", ">i4"), ("value", ">i2")])
 _UUID = np.dtype([("size", ">i4"), ("value", "V16")])
@@ -106,16 +100,14 @@ def int2s(values: NDArray[np.int64]) -> Int2s:
     return Int2s(_packed(values, _INT2, 21))
 
 
-def uuids(values: Iterable[UUID | None]) -> Uuids:
-    """Ids; None travels as the zero uuid."""
-    cells = b"".join([_NO_UUID if value is None else value.bytes for value in values])
-    return Uuids(_packed(np.frombuffer(cells, "V16"), _UUID, 2950))
+def uuids(values: NDArray[np.void]) -> Uuids:
+    """Ids of 16 bytes each; none travels as the zero uuid."""
+    return Uuids(_packed(values, _UUID, 2950))
 
 
-def times(values: Sequence[datetime | None]) -> Times:
-    """Points in time; None travels as infinity."""
-    micros = [_INFINITY if value is None else (value - _EPOCH) // _MICROSECOND for value in values]
-    return Times(_packed(np.array(micros, np.int64), _INT8, 1184))
+def times(values: NDArray[np.int64]) -> Times:
+    """Points in time, in microseconds since 2000; the largest number is infinity, which stands for none."""
+    return Times(_packed(values, _INT8, 1184))
 
 
 def texts(values: Sequence[str | None]) -> Texts:
@@ -136,6 +128,11 @@ def read_int8s(sent: bytes | None) -> NDArray[np.int64]:
         return np.zeros(0, np.int64)
     assert not struct.unpack_from(">i", sent, 4)[0], "a null in an array of counters"
     return np.frombuffer(sent, _INT8, offset=20)["value"].astype(np.int64)
+
+
+def read_time(sent: bytes) -> int:
+    """The microseconds since 2000 of a timestamptz_send."""
+    return int.from_bytes(sent, "big", signed=True)
 
 
 def read_uuids(sent: bytes | None) -> list[bytes]:

@@ -86,8 +86,8 @@ select r.id from refund r join transaction t on t.id = r.transaction_id
 -- :payouts   payouts that were posted by an earlier report
 select t.id::text as entity_id, t.asset, case when a.name = 'bank:main' then -t.amount else t.amount end as amount_minor,
        null::bigint as fee_minor, 'posted' as status, true as booked, false as settling, null::text as reference
-  from transfer t join account a on a.id = t.debit
- where t.id = any (%(ids)s::uuid[]);
+  from transfer_key k join transfer t on t.asset = k.asset and t.seq = k.seq join account a on a.id = t.debit
+ where k.id = any (%(ids)s::uuid[]);
 
 -- :stand_ins   the lines that stand for these entities already, whether they agree with them or not
 select entity_id, line_id from reconciliation_break
@@ -180,8 +180,8 @@ select b.* from reconciliation_break b, reconciliation_run r
  limit %(limit)s;
 
 -- :corrected_transfer   the transfer that a corrective entry is about, if there is one
-select j.id from transfer j
- where j.id = any (coalesce((select transfer_ids from transaction where id = %(entity_id)s),
+select j.id from transfer_key k join transfer j on j.asset = k.asset and j.seq = k.seq
+ where k.id = any (coalesce((select transfer_ids from transaction where id = %(entity_id)s),
                             (select transfer_ids from refund where id = %(entity_id)s)))
    and j.result = 0 and j.kind in (0, 2) and %(receivable)s in (j.debit, j.credit) and (j.code = %(fee)s) = %(about_fee)s
  order by j.seq

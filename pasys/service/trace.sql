@@ -19,11 +19,11 @@ select coalesce(t.parent_id, t.id, r.transaction_id, n.transaction_id, k.story) 
 
 -- :story_of_transfer   the story of a line of the journal
 select coalesce(t.parent_id, t.id, r.transaction_id, b.entity_id, j.id::text) as story
-  from transfer j
+  from transfer_key k join transfer j on j.asset = k.asset and j.seq = k.seq
   left join transaction t on t.id = j.reference
   left join refund r on r.id = j.reference
   left join reconciliation_break b on b.id = j.reference
- where j.id = %(id)s;
+ where k.id = %(id)s;
 
 -- :story_at_psp   the story of a PSP's id. None of these columns has an index of its own
 select coalesce(t.parent_id, t.id, known.story) as story

@@ -1,0 +1,101 @@
+"""Each transfer's hash covers its fields and the hash of the transfer before it in the same asset.
+
+    hash(0) = sha256("pasys journal 1 " + asset)
+    hash(n) = sha256(hash(n - 1) + row(n))
+
+row(n) is the layout below, big-endian, with the reference behind it; ledger_row_bytes() says the same in SQL. A row of
+the journal keeps the first eight bytes of its hash, its *seal*; whole hashes are kept by the asset's row (of the last
+transfer) and by checkpoints. Nothing can be changed, left out, put in or exchanged without changing every hash behind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from hashlib import sha256
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pasys.domain.ledger_columns import NEVER, Columns, Int64s
+
+ROW = np.dtype(
+    [
+        ("seq", ">i8"),
+        ("id", "V16"),
+        ("debit", ">i8"),
+        ("credit", ">i8"),
+        ("amount", ">i8"),
+        ("kind", ">i2"),
+        ("code", ">i2"),
+        ("result", ">i2"),
+        ("debit_version", ">i8"),
+        ("credit_version", ">i8"),
+        ("debit_balance", ">i8"),
+        ("credit_balance", ">i8"),
+        ("effective_at", ">i8"),  # microseconds since 2000, as PostgreSQL keeps them
+        ("recorded_at", ">i8"),
+        ("expires_at", ">i8"),  # 2^63 - 1: none
+        ("pending_id", "V16"),  # zero: none
+        ("corrects", "V16"),
+        ("reference_size", ">i4"),  # bytes of UTF-8 that follow; -1: none
+    ]
+)
+Rows = NDArray[np.void]
+
+
+def genesis(asset: str) -> bytes:
+    """What the first transfer of an asset is chained to."""
+    return sha256(f"pasys journal 1 {asset}".encode()).digest()
+
+
+def rows(
+    columns: Columns,
+    *,
+    first_seq: int,
+    result: Int64s,
+    versions: tuple[Int64s, Int64s],
+    balances: tuple[Int64s, Int64s],
+    recorded_at: int,
+) -> Rows:
+    """Transfers as they are about to be recorded, from `first_seq` on. The sides are (debit, credit)."""
+    made = np.zeros(len(columns), ROW)
+    made["seq"] = np.arange(first_seq, first_seq + len(columns))
+    made["id"] = columns.id
+    made["debit"], made["credit"], made["amount"] = columns.debit, columns.credit, columns.amount
+    made["code"], made["result"] = columns.purpose, result
+    made["debit_version"], made["credit_version"] = versions
+    made["debit_balance"], made["credit_balance"] = balances
+    made["recorded_at"] = recorded_at
+    effective = columns.effective_at
+    made["effective_at"] = recorded_at if effective is None else np.where(effective == NEVER, recorded_at, effective)
+    made["expires_at"] = NEVER if columns.expires_at is None else columns.expires_at
+    for name, column in (("kind", columns.kind), ("pending_id", columns.pending_id), ("corrects", columns.corrects)):
+        if column is not None:
+            made[name] = column
+    return made
+
+
+def chain(before: bytes, made: Rows, references: Sequence[str | None] | None) -> tuple[Int64s, bytes]:
+    """The seal of each row, and the hash of the last; `before` is the hash of the row before the first.
+
+    Writes the references' sizes into the rows.
+    """
+    packed = [text if text is None else text.encode() for text in references] if references is not None else None
+    made["reference_size"] = -1 if packed is None else [-1 if text is None else len(text) for text in packed]
+    data, size, empty = made.tobytes(), ROW.itemsize, sha256()
+    hashes = []
+    copy, hash, add = empty.copy, before, hashes.append
+    if packed is None:
+        for start in range(0, len(data), size):
+            step = copy()  # starting from a copy costs half of what a new one does
+            step.update(hash + data[start : start + size])
+            hash = step.digest()
+            add(hash)
+    else:
+        for (start, end), text in zip(pairwise(range(0, len(data) + 1, size)), packed, strict=True):
+            step = copy()
+            step.update(hash + data[start:end] + (text or b""))
+            hash = step.digest()
+            add(hash)
+    return np.frombuffer(b"".join(hashes), ">i8").reshape(-1, 4)[:, 0].astype(np.int64), hash

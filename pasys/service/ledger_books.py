@@ -1,0 +1,205 @@
+"""An asset's books are read and written here: by whoever has locked them, and by a poster that trusts its memory.
+
+Both calls go to functions in the database (migrations/versions/0003_ledger_engine.sql), one each way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import numpy as np
+import psycopg
+from psycopg.rows import namedtuple_row
+
+from pasys.db import queries
+from pasys.domain import ledger_chain
+from pasys.domain.ledger import Hold, Kind, Purpose, Recorded, Result, Transfer
+from pasys.domain.ledger_batch import Accounts, Books, Changes, Verdict
+from pasys.domain.ledger_columns import Columns, micros, moment, uuid_column
+from pasys.service import ledger_wire as wire
+
+SQL = queries("ledger")
+Driver = psycopg.AsyncConnection[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """Where an asset's books stand: what a writer must have seen in order to write.
+
+    `last_recorded_at` is in microseconds since 2000.
+    """
+
+    last_seq: int
+    epoch: int
+    projected_seq: int
+    last_hash: bytes
+    last_recorded_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Writing:
+    """A judged batch on its way into the journal: the arguments, and where the books will stand behind it."""
+
+    arguments: tuple[Any, ...]
+    head: Head
+
+
+async def load(driver: Driver, asset: str, columns: Columns, *, lock: bool, now: datetime) -> tuple[Head, Books] | None:
+    """The head of an asset and all that a batch touches; None where the asset has no row yet.
+
+    With `lock` the books stay as they are until the transaction ends, and account rows are brought up to date first.
+    """
+    numbers = np.unique(np.concatenate([columns.debit, columns.credit]))
+    row = await ask(driver, asset, numbers, columns, lock=lock, repeats=True)
+    if row[0] is None:
+        return None
+    head = head_of(row)
+    earlier = await _earlier(driver, columns) if row[5] else {}
+    return head, Books(head.last_seq, accounts_of(row), holds_of(row), earlier, now)
+
+
+async def ask(
+    driver: Driver, asset: str, numbers: Any, columns: Columns | None, *, lock: bool, repeats: bool
+) -> Sequence[Any]:
+    """What ledger_load says: of these accounts, of a batch's ids (where asked), and of the holds that it names."""
+    holds = None
+    if columns is not None and columns.pending_id is not None:
+        named = np.array(sorted({id for id in columns.pending_id.tolist() if id != bytes(16)}), "V16")
+        holds = wire.uuids(named) if len(named) else None
+    ids = wire.uuids(columns.id) if repeats and columns is not None else None
+    return await call(driver, "load", (asset, lock, wire.int8s(numbers), ids, holds))
+
+
+def head_of(row: Sequence[Any]) -> Head:
+    return Head(row[0], row[1], row[2], row[3], wire.read_time(row[4]))
+
+
+def accounts_of(row: Sequence[Any]) -> Accounts:
+    numbers, foreign, *columns = (wire.read_int8s(column) for column in row[6:15])
+    return Accounts(numbers, foreign != 0, *columns)
+
+
+def holds_of(row: Sequence[Any]) -> dict[UUID, Hold]:
+    ids, assets, debits, credits, amounts, are_open, deadlines = (column or [] for column in row[15:22])
+    return {
+        ids[i]: Hold(
+            id=ids[i],
+            debit=debits[i],
+            credit=credits[i],
+            amount_minor=amounts[i],
+            asset=assets[i],
+            expires_at=deadlines[i],
+            open=are_open[i],
+        )
+        for i in range(len(ids))
+    }
+
+
+async def _earlier(driver: Driver, columns: Columns) -> dict[UUID, Recorded]:
+    async with driver.cursor(row_factory=namedtuple_row) as cursor:
+        ids = [UUID(bytes=id) for id in columns.id.tolist()]
+        await cursor.execute(SQL["earlier"].encode(), {"ids": ids})
+        rows: list[Any] = await cursor.fetchall()
+        return {row.id: Recorded(_transfer(row), Result(row.result), row.seq) for row in rows}
+
+
+def _transfer(row: Any) -> Transfer:
+    return Transfer(
+        id=row.id,
+        debit=row.debit,
+        credit=row.credit,
+        amount_minor=row.amount,
+        asset=row.asset,
+        purpose=Purpose(row.code),
+        kind=Kind(row.kind),
+        pending_id=row.pending_id,
+        corrects=row.corrects,
+        effective_at=row.effective_at,
+        reference=row.reference,
+    )
+
+
+def prepare(columns: Columns, head: Head, verdict: Verdict, now: datetime, *, accounts: Changes | None) -> Writing:
+    """Seal what a verdict records and make it ready to be written behind `head`.
+
+    `accounts` are the counters that the account rows get, all that moved since head.projected_seq; None lets the rows
+    lag.
+    """
+    where = verdict.recorded
+    columns, result = columns.where(where), verdict.result[where]
+    recorded_at = max(micros(now), head.last_recorded_at)  # a later row is never recorded earlier
+    versions = verdict.debit_version[where], verdict.credit_version[where]
+    balances = verdict.debit_balance[where], verdict.credit_balance[where]
+    rows = ledger_chain.rows(
+        columns,
+        first_seq=head.last_seq + 1,
+        result=result,
+        versions=versions,
+        balances=balances,
+        recorded_at=recorded_at,
+    )
+    seals, last_hash = ledger_chain.chain(head.last_hash, rows, columns.reference)
+    last_seq = head.last_seq + len(columns)
+    projected_seq = head.projected_seq if accounts is None else last_seq
+
+    def some(column: Any, encode: Any) -> Any:
+        return None if column is None else encode(column)
+
+    arguments = (
+        columns.asset,
+        head.last_seq,
+        head.epoch,
+        head.projected_seq,
+        last_hash,
+        moment(recorded_at),
+        wire.uuids(columns.id),
+        wire.int8s(columns.debit),
+        wire.int8s(columns.credit),
+        wire.int8s(columns.amount),
+        some(columns.kind, wire.int2s),
+        wire.int2s(columns.purpose),
+        wire.int2s(result) if result.any() else None,
+        *map(wire.int8s, (*versions, *balances, seals)),
+        some(columns.pending_id, wire.uuids),
+        some(columns.corrects, wire.uuids),
+        some(columns.effective_at, wire.times),
+        some(columns.expires_at, wire.times),
+        some(columns.reference, wire.texts),
+        *_counters(accounts),
+    )
+    return Writing(arguments, Head(last_seq, head.epoch, projected_seq, last_hash, recorded_at))
+
+
+def _counters(to: Changes | None) -> tuple[Any, ...]:
+    if to is None:
+        return (None,) * 6
+    columns = (to.number, to.version, to.debits_pending, to.debits_posted, to.credits_pending, to.credits_posted)
+    return tuple(wire.int8s(column) for column in columns)
+
+
+async def write(driver: Driver, writing: Writing) -> None:
+    """Write what was prepared. Raises SerializationFailure where the books have moved on, UniqueViolation for an id
+    that somebody else has recorded in another asset."""
+    await call(driver, "apply", writing.arguments)
+
+
+async def call(driver: Driver, name: str, values: Sequence[Any]) -> Any:
+    async with wire.cursor(driver) as cursor:
+        await cursor.execute(SQL[name].encode(), values, prepare=True)
+        return await cursor.fetchone()
+
+
+_RESULTS = {int(result): result for result in Result}
+
+
+def results_of(verdict: Verdict) -> list[tuple[Result, bool, int]]:
+    """The answers one by one: result, replayed, seq."""
+    columns = zip(verdict.result.tolist(), verdict.replayed.tolist(), verdict.seq.tolist(), strict=True)
+    return [(_RESULTS[result], replayed, seq) for result, replayed, seq in columns]
+
+
+__all__ = ["Driver", "Head", "Writing", "load", "prepare", "uuid_column", "write"]

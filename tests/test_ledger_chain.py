@@ -1,0 +1,66 @@
+"""Every transfer is sealed by a hash over its fields and the hash before it, and the seal can be found again in SQL."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from hashlib import sha256
+
+import numpy as np
+import pytest
+
+from pasys.db import Database
+from pasys.domain import ledger_chain
+from pasys.service import account, ledger
+from tests.ledger_batches import Batches
+from tests.ledger_kit import T0, people
+
+# The definition of the chain, computed by the database itself with its own sha256.
+SQL_CHAIN = """
+with recursive chain as (
+    select 0::int8 as seq, sha256(convert_to('pasys journal 1 USD', 'UTF8')) as hash, null::int8 as seal
+    union all
+    select t.seq, sha256(c.hash || ledger_row_bytes(t)), t.seal
+      from chain c join transfer t on t.asset = 'USD' and t.seq = c.seq + 1)
+select seq, ('x' || encode(substring(hash for 8), 'hex'))::bit(64)::int8 as wanted, seal, hash from chain
+ where seq > 0 order by seq
+"""
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_the_chain_is_the_same_in_sql(db: Database, seed: int) -> None:
+    """What the client sealed, the database derives again from the rows alone: every kind of row, refusals too."""
+    async with db.unit(now=T0) as unit:
+        source = await account.system(unit, "external:deposits", "USD")
+        numbers = [source, *await people(unit, *[f"user_{i}" for i in range(5)])]
+    batches = Batches(seed, numbers)
+    for second in range(6):
+        now = T0 + timedelta(seconds=second)
+        async with db.unit(now=now) as unit:
+            await ledger.post(unit, batches.batch(40, now), refuse=False)
+    async with db.unit() as unit:
+        rows = await unit.rows(SQL_CHAIN)
+        assert len(rows) > 100 and all(row.seal == row.wanted for row in rows)
+        head = await unit.row("select last_seq, last_hash from asset where code = 'USD'")
+        assert (head.last_seq, bytes(head.last_hash)) == (rows[-1].seq, bytes(rows[-1].hash))
+
+
+async def test_a_later_row_is_never_recorded_earlier(db: Database) -> None:
+    """A unit whose clock is behind records at the time of the row before it; so seq and time agree."""
+    for second in (5, 1, 9):
+        async with db.unit(now=T0 + timedelta(seconds=second)) as unit:
+            await people(unit, f"user_{second}", funds=100)
+    async with db.unit() as unit:
+        rows = await ledger.transfers(unit, asset="USD")
+        assert [(row.recorded_at - T0).seconds for row in rows] == [5, 5, 9]
+
+
+def test_the_format_is_fixed() -> None:
+    """Others check proofs against this format: the layout of a row and the first hash of an asset never change."""
+    assert ledger_chain.ROW.itemsize == 146
+    assert ledger_chain.genesis("USD").hex() == "9872e4f9bf112acab1a4bf3f36723ae61f1ac49a83b4364829c79be5ff0fd6e5"
+    made = np.zeros(1, ledger_chain.ROW)
+    made["seq"], made["debit"], made["credit"], made["amount"] = 1, 2, 3, 4
+    seals, last = ledger_chain.chain(ledger_chain.genesis("USD"), made, ["tx_1"])
+    by_hand = sha256(ledger_chain.genesis("USD") + made.tobytes() + b"tx_1").digest()
+    assert made["reference_size"].tolist() == [4]
+    assert last == by_hand and seals.tolist() == [int.from_bytes(by_hand[:8], "big", signed=True)]
