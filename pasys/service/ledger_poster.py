@@ -1,0 +1,360 @@
+"""A Poster writes in volume: callers hand over transfers, and those that meet are judged and committed together.
+
+It trusts its memory of the accounts (ledger_cache.py), so a batch costs one call, and while the database writes one
+batch the next is judged. Where somebody else posts to the same asset, it locks and reads first, as a Unit does. Either
+way the answers are those of one transfer after the other, refusals recorded with their rule, and a caller is answered
+only when its transfer is committed. After an error the outcome is what the journal says: ask again with the same id.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import psycopg
+from psycopg import errors as pg_errors
+
+from pasys.config import Settings
+from pasys.db import Database, database_errors
+from pasys.domain.ledger import Posted, Transfer
+from pasys.domain.ledger_batch import Books, Verdict
+from pasys.domain.ledger_columns import Bools, Columns, Int64s
+from pasys.domain.ledger_rules import judge
+from pasys.errors import InvalidInput, TransferConflict
+from pasys.service import ledger_books as books
+from pasys.service.ledger_books import Driver, Head, Writing
+from pasys.service.ledger_cache import Cache
+
+BATCH_MAX = 10_000
+GROUP_MAX = 8_192  # transfers that are committed together, unless a caller's own batch is larger
+WAITING_MAX = 100_000  # transfers that may wait; beyond, callers wait before they are heard
+LAG_FROM = 256  # a smaller batch brings the account rows up to date; it has nothing to win by leaving them behind
+LAG_MAX = 262_144  # transfers that account rows may lag behind the journal
+LAG_S = 2.0  # and for how long
+IDLE_S = 0.05  # nobody has come for so long: the rows are brought up to date
+WARY = 8  # batches for which the books are locked after somebody else has posted
+_BY_INDEX = "-c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off -c plan_cache_mode=force_generic_plan"
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What became of a batch, in its order: Result numbers, True where replayed, place in the journal (0: none)."""
+
+    result: Int64s
+    replayed: Bools
+    seq: Int64s
+
+
+class Poster:
+    """Posts to any number of assets; use it as an async context. One process needs one; any number may run."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+        self._lanes: dict[str, _Lane] = {}
+
+    async def __aenter__(self) -> Poster:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await asyncio.gather(*[lane.close() for lane in self._lanes.values()])
+
+    async def post(self, transfer: Transfer) -> Posted:
+        """Post one transfer; it is committed when this returns. Refusals are recorded and returned.
+
+        Raises DatabaseUnavailable (the outcome is unknown: ask again with the same id) and TransferConflict.
+        """
+        answers, at = await self._lane(transfer.asset).ask(transfer)
+        return Posted(*answers[at])
+
+    async def post_many(self, batch: Columns) -> Answers:
+        """Post a batch of one asset in its order, in one commit. Its accounts must belong to an asset that exists."""
+        if not len(batch):
+            none = np.zeros(0, np.int64)
+            return Answers(none, none != 0, none)
+        if len(batch) > BATCH_MAX:
+            reason = f"a batch has at most {BATCH_MAX}; this one has {len(batch)}"
+            raise InvalidInput(field="transfers", reason=reason)
+        verdict, at = await self._lane(batch.asset).ask(batch)
+        mine = slice(at, at + len(batch))
+        return Answers(verdict.result[mine], verdict.replayed[mine], verdict.seq[mine])
+
+    def _lane(self, asset: str) -> _Lane:
+        if asset not in self._lanes:
+            self._lanes[asset] = _Lane(self._db, asset)
+        return self._lanes[asset]
+
+
+@dataclass(slots=True)
+class _Ask:
+    """A caller that waits: for its own answers among those of the batch that it became part of."""
+
+    what: Transfer | Columns
+    size: int
+    answer: asyncio.Future[tuple[Any, int]]
+
+
+@dataclass(slots=True)
+class _Group:
+    """Callers whose transfers are written together."""
+
+    asks: list[_Ask]
+    columns: Columns
+
+    @classmethod
+    def of(cls, asks: list[_Ask]) -> _Group:
+        if all(isinstance(ask.what, Transfer) for ask in asks):
+            return cls(asks, Columns.of([ask.what for ask in asks]))  # type: ignore[misc]
+        parts = [ask.what if isinstance(ask.what, Columns) else Columns.of([ask.what]) for ask in asks]
+        return cls(asks, Columns.joined(parts))
+
+    def settle(self, verdict: Verdict) -> None:
+        single = None
+        at = 0
+        for ask in self.asks:
+            if not ask.answer.done():  # else its caller was cancelled
+                if isinstance(ask.what, Transfer):
+                    single = single or books.results_of(verdict)
+                    ask.answer.set_result((single, at))
+                else:
+                    ask.answer.set_result((verdict, at))
+            at += ask.size
+
+    def fail(self, error: BaseException) -> None:
+        for ask in self.asks:
+            if not ask.answer.done():
+                ask.answer.set_exception(error)
+
+
+class _Moved(Exception):
+    """Somebody else has posted: what is remembered is not true any more."""
+
+
+class _Lane:
+    """One asset's queue and the task that works it off, over two connections: one writes while the other reads."""
+
+    def __init__(self, db: Database, asset: str) -> None:
+        self._settings, self._url, self._asset = db.settings, db.url, asset
+        self._waiting: deque[_Ask] = deque()
+        self._waiting_size = 0
+        self._come, self._room = asyncio.Event(), asyncio.Event()
+        self._room.set()
+        self._closing = False
+        self._cache: Cache | None = None
+        self._wary = 0
+        self._flight: asyncio.Task[bool] | None = None
+        self._writer: Driver | None = None
+        self._reader: Driver | None = None
+        self._projected_at = time.monotonic()
+        self._task = asyncio.create_task(self._run())
+
+    async def ask(self, what: Transfer | Columns) -> tuple[Any, int]:
+        size = 1 if isinstance(what, Transfer) else len(what)
+        while not self._room.is_set():
+            await self._room.wait()
+        answer = asyncio.get_running_loop().create_future()
+        self._waiting.append(_Ask(what, size, answer))
+        self._waiting_size += size
+        if self._waiting_size >= WAITING_MAX:
+            self._room.clear()
+        self._come.set()
+        return await answer
+
+    async def close(self) -> None:
+        """Answer everybody, bring the account rows up to date, and go."""
+        self._closing = True
+        self._come.set()
+        await self._task
+        for connection in (self._writer, self._reader):
+            if connection is not None:
+                await connection.close()
+
+    # The loop: judge a group while the one before it is written -------------------------------------------------------
+
+    async def _run(self) -> None:
+        while True:
+            group = await self._next()
+            if group is None:
+                await self._rest()
+                if self._closing and not self._waiting:
+                    return
+                continue
+            try:
+                with database_errors(self._settings):
+                    await self._post(group)
+            except Exception as error:
+                self._forget()
+                group.fail(error)
+
+    async def _next(self) -> _Group | None:
+        """The next callers, as many as fit together; None where nobody has come for a while."""
+        if not self._waiting:
+            self._come.clear()
+            if self._closing:
+                return None
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._come.wait(), IDLE_S if self._cache and self._cache.lag else None)
+            if not self._waiting:
+                return None
+        asks, size = [], 0
+        while self._waiting and (not asks or size + self._waiting[0].size <= GROUP_MAX):
+            asks.append(self._waiting.popleft())
+            size += asks[-1].size
+        self._waiting_size -= size
+        if self._waiting_size < WAITING_MAX:
+            self._room.set()
+        return _Group.of(asks)
+
+    async def _post(self, group: _Group) -> None:
+        judged = None
+        if self._wary:
+            self._wary -= 1
+        elif self._cache is not None and not self._cache.full:
+            with contextlib.suppress(_Moved):
+                judged = await self._judge(self._cache, group)
+        landed = await self._land()
+        if judged is None or not landed:
+            await self._post_locked(group)
+        elif judged[1] is None:
+            group.settle(judged[0])
+        else:
+            self._flight = asyncio.create_task(self._fly(group, judged[0], judged[1]))
+
+    async def _rest(self) -> None:
+        """Nobody waits: let the last flight land, and bring the account rows up to date."""
+        await self._land()
+        if self._cache is not None and self._cache.lag:
+            try:
+                with database_errors(self._settings):
+                    await books.write(await self._connection("writer"), self._catch_up(self._cache))
+            except Exception:  # whoever locks the asset next does it from the journal
+                self._forget()
+
+    async def _land(self) -> bool:
+        """Wait for the batch that is being written. False where it, and so all that was judged behind it, was not."""
+        if self._flight is None:
+            return True
+        flight, self._flight = self._flight, None
+        return await flight
+
+    async def _fly(self, group: _Group, verdict: Verdict, writing: Writing) -> bool:
+        try:
+            with database_errors(self._settings):
+                await books.write(await self._connection("writer"), writing)
+        except (pg_errors.SerializationFailure, pg_errors.UniqueViolation):
+            self._forget(wary=True)  # somebody else has posted, or an id was posted before: read and lock
+            try:
+                with database_errors(self._settings):
+                    await self._post_locked(group)
+            except Exception as error:
+                group.fail(error)
+            return False
+        except Exception as error:
+            self._forget()
+            group.fail(error)
+            return False
+        group.settle(verdict)
+        return True
+
+    # By memory --------------------------------------------------------------------------------------------------------
+
+    async def _judge(self, cache: Cache, group: _Group) -> tuple[Verdict, Writing | None]:
+        """Answers by what is remembered, and what is to be written; the memory is then that of after."""
+        columns, now = group.columns, datetime.now(UTC)
+        numbers = np.unique(np.concatenate([columns.debit, columns.credit]))
+        missing = cache.missing(numbers)
+        read, holds = None, {}
+        if len(missing) or columns.pending_id is not None:
+            reader = await self._connection("reader")
+            row = await books.ask(reader, self._asset, missing, columns, lock=False, repeats=False)
+            head = books.head_of(row)
+            if head.epoch != cache.head.epoch or head.last_seq > cache.head.last_seq:
+                raise _Moved
+            read, holds = books.accounts_of(row), books.holds_of(row)
+            cache.add(read)
+        seen = Books(cache.head.last_seq, cache.accounts(numbers, read), {**holds, **cache.holds}, {}, now)
+        verdict = judge(columns, seen)
+        if not verdict.recorded.any():
+            return verdict, None
+        return verdict, self._seal(cache, columns, verdict, seen, now)
+
+    def _seal(self, cache: Cache, columns: Columns, verdict: Verdict, seen: Books, now: datetime) -> Writing:
+        before = cache.head
+        cache.take(columns, verdict, seen.holds, before)
+        late = time.monotonic() - self._projected_at > LAG_S or cache.lag + len(columns) > LAG_MAX
+        counters = cache.behind() if len(columns) < LAG_FROM or late else None
+        writing = books.prepare(columns, before, verdict, now, accounts=counters)
+        if counters is not None:
+            self._projected_at = time.monotonic()
+        cache.head = writing.head
+        return writing
+
+    def _catch_up(self, cache: Cache) -> Writing:
+        """A batch of nothing, which brings the account rows up to where the journal is."""
+        none = np.zeros(0, np.int64)
+        empty = Columns(asset=self._asset, id=np.zeros(0, "V16"), debit=none, credit=none, amount=none, purpose=none)
+        seen = Books(cache.head.last_seq, cache.accounts(none, None), {}, {}, datetime.now(UTC))
+        return self._seal(cache, empty, judge(empty, seen), seen, seen.now)
+
+    # Under the lock ---------------------------------------------------------------------------------------------------
+
+    async def _post_locked(self, group: _Group) -> None:
+        """Lock, read, judge, write: the way that always works. What was read is remembered."""
+        columns, now = group.columns, datetime.now(UTC)
+        driver = await self._connection("writer")
+        try:
+            async with driver.transaction():
+                found = await books.load(driver, self._asset, columns, lock=True, now=now)
+                if found is None:
+                    raise InvalidInput(field="asset", reason=f"{self._asset} has no accounts")
+                head, seen = found
+                verdict = judge(columns, seen)
+                if verdict.recorded.any():
+                    writing = books.prepare(columns, head, verdict, now, accounts=verdict.changed)
+                    await books.write(driver, writing)
+                    head = writing.head
+        except pg_errors.UniqueViolation:
+            raise TransferConflict(transfer_id=columns[0].id) from None
+        self._remember(columns, verdict, seen, head)
+        group.settle(verdict)
+
+    def _remember(self, columns: Columns, verdict: Verdict, seen: Books, head: Head) -> None:
+        cache = self._cache = Cache(head)
+        cache.add(seen.accounts)
+        cache.take(columns, verdict, seen.holds, head)
+        cache.behind()  # they were written
+        self._projected_at = time.monotonic()
+
+    def _forget(self, *, wary: bool = False) -> None:
+        self._cache = None
+        if wary:
+            self._wary = WARY
+
+    async def _connection(self, role: str) -> Driver:
+        connection: Driver | None = getattr(self, f"_{role}")
+        if connection is None or connection.closed:
+            connection = await _connect(self._url, self._settings)
+            setattr(self, f"_{role}", connection)
+        return connection
+
+
+async def _connect(url: str, settings: Settings) -> Driver:
+    return await psycopg.AsyncConnection.connect(
+        url.replace("postgresql+psycopg://", "postgresql://", 1),
+        autocommit=True,
+        prepare_threshold=0,
+        connect_timeout=10,
+        application_name="pasys poster",
+        options=_BY_INDEX,
+    )
+
+
+def posted(answers: Answers) -> Sequence[tuple[int, bool, int]]:
+    """The answers one by one."""
+    return list(zip(answers.result.tolist(), answers.replayed.tolist(), answers.seq.tolist(), strict=True))
