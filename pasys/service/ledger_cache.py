@@ -14,58 +14,68 @@ import numpy as np
 
 from pasys.domain.ledger import Hold, Kind, Transfer
 from pasys.domain.ledger_batch import Accounts, Changes, Verdict
-from pasys.domain.ledger_columns import Columns, Int64s
+from pasys.domain.ledger_columns import Bools, Columns, Int64s
 from pasys.service.ledger_books import Head
 
 ACCOUNTS_MAX = 1_000_000
 HOLDS_MAX = 100_000
-_VERSION, _DEBITS_PENDING = 3, 4  # the rows of `table`: number, flags, status, version, then the four sums
-_ROWS = 8
+_ROWS, _VERSION = 7, 2  # the table's rows: flags, status, version, and the four sums
 
 
 class Cache:
-    """The books of one asset as one poster knows them: `head`, accounts in order of number, and its own holds."""
+    """The books of one asset as one poster knows them: where they stand, accounts, and the holds that it has met.
+
+    Accounts stand in the table in the order in which they were met, and an index beside it is kept in order of number:
+    the batches of a new poster meet new accounts all the time, and must not move the table for each.
+    """
 
     def __init__(self, head: Head) -> None:
         self.head = head
-        self._table = np.zeros((_ROWS, 0), np.int64)
-        self._dirty = np.zeros(0, np.bool_)
         self.holds: dict[UUID, Hold] = {}
+        self._number = np.zeros(0, np.int64)  # in order
+        self._place = np.zeros(0, np.int64)  # where each stands in the table
+        self._table = np.zeros((_ROWS, 1024), np.int64)
+        self._dirty = np.zeros(1024, np.bool_)
 
     @property
     def full(self) -> bool:
         """True where it is time to start anew: memory has a limit."""
-        return self._table.shape[1] > ACCOUNTS_MAX or len(self.holds) > HOLDS_MAX
+        return len(self._number) > ACCOUNTS_MAX or len(self.holds) > HOLDS_MAX
 
     @property
     def lag(self) -> int:
         """Transfers that the account rows do not show yet."""
         return self.head.last_seq - self.head.projected_seq
 
-    def missing(self, numbers: Int64s) -> Int64s:
-        """Those of these numbers, in order, that are not remembered."""
-        known = self._table[0]
-        if not len(known):
-            return numbers
-        at = np.minimum(np.searchsorted(known, numbers), len(known) - 1)
-        return numbers[known[at] != numbers]
+    def places(self, numbers: Int64s) -> tuple[Int64s, Bools]:
+        """Where these numbers, in order, stand in the table, and which of them are there at all."""
+        if not len(self._number):
+            none = np.zeros(len(numbers), np.int64)
+            return none, none != 0
+        at = np.minimum(np.searchsorted(self._number, numbers), len(self._number) - 1)
+        return self._place[at], self._number[at] == numbers
 
-    def add(self, found: Accounts) -> None:
+    def add(self, read: Accounts) -> None:
         """Remember accounts that were just read, all of them new here. One of another asset is nobody's business."""
-        own = ~found.foreign
-        columns = (found.number, found.flags, found.status, found.version)
-        sums = (found.debits_pending, found.debits_posted, found.credits_pending, found.credits_posted)
-        added = np.stack([column[own] for column in (*columns, *sums)])
-        place = np.searchsorted(self._table[0], added[0])
-        self._table = np.insert(self._table, place, added, axis=1)
-        self._dirty = np.insert(self._dirty, place, False)
+        own = ~read.foreign
+        size, added = len(self._number), int(own.sum())
+        while size + added > self._table.shape[1]:
+            self._table = np.concatenate([self._table, np.zeros_like(self._table)], axis=1)
+            self._dirty = np.concatenate([self._dirty, np.zeros_like(self._dirty)])
+        rows = (read.flags, read.status, read.version)
+        sums = (read.debits_pending, read.debits_posted, read.credits_pending, read.credits_posted)
+        for row, column in enumerate((*rows, *sums)):
+            self._table[row, size : size + added] = column[own]
+        between = np.searchsorted(self._number, read.number[own])
+        self._number = np.insert(self._number, between, read.number[own])
+        self._place = np.insert(self._place, between, np.arange(size, size + added))
 
     def accounts(self, numbers: Int64s, read: Accounts | None) -> Accounts:
         """The accounts behind these numbers, in order. `read` has those of another asset, which are not remembered."""
-        known = self._table[0]
-        at = np.minimum(np.searchsorted(known, numbers), max(len(known) - 1, 0))
-        found = self._table[:, at[known[at] == numbers]] if len(known) else self._table
-        own = Accounts(found[0], np.zeros(found.shape[1], np.bool_), *found[1:])
+        at, known = self.places(numbers)
+        if not known.all():
+            at, numbers = at[known], numbers[known]
+        own = Accounts(numbers, np.zeros(len(numbers), np.bool_), *self._table[:, at])
         if read is None or not read.foreign.any():
             return own
         columns = [
@@ -75,17 +85,19 @@ class Cache:
         order = np.argsort(columns[0])
         return Accounts(*[column[order] for column in columns])
 
-    def take(self, columns: Columns, verdict: Verdict, holds: Mapping[UUID, Hold], head: Head) -> None:
-        """What a verdict changes is remembered, as if it were written already. `holds` are those that it was found by,
-        `head` is where the books will stand."""
-        self.head = head
+    def take(self, columns: Columns, verdict: Verdict, holds: Mapping[UUID, Hold], *, lags: bool) -> None:
+        """What a verdict changes is remembered, as if it were written already. `holds` are those that it was found by.
+
+        With `lags`, the account rows are left behind.
+        """
         changed = verdict.changed
         if len(changed.number):
-            at = np.searchsorted(self._table[0], changed.number)
-            self._table[_VERSION, at] = changed.version
+            at, _ = self.places(changed.number)
             sums = (changed.debits_pending, changed.debits_posted, changed.credits_pending, changed.credits_posted)
-            self._table[_DEBITS_PENDING:, at] = np.stack(sums)
-            self._dirty[at] = True
+            for row, column in enumerate((changed.version, *sums), _VERSION):
+                self._table[row, at] = column
+            if lags:
+                self._dirty[at] = True
         if columns.kind is None:
             return
         for i in np.flatnonzero((columns.kind != Kind.DIRECT) & (verdict.result == 0) & verdict.recorded).tolist():
@@ -107,8 +119,8 @@ class Cache:
         )
 
     def behind(self) -> Changes:
-        """The counters of all accounts whose rows lag; from now on they count as written."""
-        at = np.flatnonzero(self._dirty)
+        """The counters of all accounts whose rows lag, in order of number; from now on they count as written."""
+        lagging = self._dirty[self._place]
+        at = self._place[lagging]
         self._dirty[at] = False
-        found = self._table[:, at]
-        return Changes(found[0], *found[_VERSION:])
+        return Changes(self._number[lagging], *self._table[_VERSION:, at])

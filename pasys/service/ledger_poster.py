@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -35,10 +35,10 @@ from pasys.service.ledger_cache import Cache
 BATCH_MAX = 10_000
 GROUP_MAX = 8_192  # transfers that are committed together, unless a caller's own batch is larger
 WAITING_MAX = 100_000  # transfers that may wait; beyond, callers wait before they are heard
-LAG_FROM = 256  # a smaller batch brings the account rows up to date; it has nothing to win by leaving them behind
+LAG_FROM = 64  # a smaller batch brings the account rows up to date; it has nothing to win by leaving them behind
 LAG_MAX = 262_144  # transfers that account rows may lag behind the journal
-LAG_S = 2.0  # and for how long
-IDLE_S = 0.05  # nobody has come for so long: the rows are brought up to date
+LAG_S = 10  # and for how long
+IDLE_S = timedelta(milliseconds=50).total_seconds()  # nobody has come for so long: the rows are brought up to date
 WARY = 8  # batches for which the books are locked after somebody else has posted
 _BY_INDEX = "-c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off -c plan_cache_mode=force_generic_plan"
 
@@ -244,22 +244,25 @@ class _Lane:
         return await flight
 
     async def _fly(self, group: _Group, verdict: Verdict, writing: Writing) -> bool:
+        """Write what was judged by memory; where that was not true any more, lock and read. True for the former."""
         try:
             with database_errors(self._settings):
-                await books.write(await self._connection("writer"), writing)
-        except (pg_errors.SerializationFailure, pg_errors.UniqueViolation):
-            self._forget(wary=True)  # somebody else has posted, or an id was posted before: read and lock
-            try:
-                with database_errors(self._settings):
-                    await self._post_locked(group)
-            except Exception as error:
-                group.fail(error)
-            return False
+                if await self._written(writing):
+                    group.settle(verdict)
+                    return True
+                self._forget(wary=True)
+                await self._post_locked(group)
         except Exception as error:
             self._forget()
             group.fail(error)
+        return False
+
+    async def _written(self, writing: Writing) -> bool:
+        """False where somebody else has posted meanwhile, or an id was posted before."""
+        try:
+            await books.write(await self._connection("writer"), writing)
+        except (pg_errors.SerializationFailure, pg_errors.UniqueViolation):
             return False
-        group.settle(verdict)
         return True
 
     # By memory --------------------------------------------------------------------------------------------------------
@@ -268,7 +271,7 @@ class _Lane:
         """Answers by what is remembered, and what is to be written; the memory is then that of after."""
         columns, now = group.columns, datetime.now(UTC)
         numbers = np.unique(np.concatenate([columns.debit, columns.credit]))
-        missing = cache.missing(numbers)
+        missing = numbers[~cache.places(numbers)[1]]
         read, holds = None, {}
         if len(missing) or columns.pending_id is not None:
             reader = await self._connection("reader")
@@ -285,13 +288,17 @@ class _Lane:
         return verdict, self._seal(cache, columns, verdict, seen, now)
 
     def _seal(self, cache: Cache, columns: Columns, verdict: Verdict, seen: Books, now: datetime) -> Writing:
-        before = cache.head
-        cache.take(columns, verdict, seen.holds, before)
-        late = time.monotonic() - self._projected_at > LAG_S or cache.lag + len(columns) > LAG_MAX
-        counters = cache.behind() if len(columns) < LAG_FROM or late else None
-        writing = books.prepare(columns, before, verdict, now, accounts=counters)
+        before, small = cache.head, len(columns) < LAG_FROM
+        late = cache.lag + len(columns) > LAG_MAX or time.monotonic() - self._projected_at > LAG_S
+        if small and not cache.lag:
+            counters = verdict.changed
+            cache.take(columns, verdict, seen.holds, lags=False)
+        else:
+            cache.take(columns, verdict, seen.holds, lags=True)
+            counters = cache.behind() if small or late else None
         if counters is not None:
             self._projected_at = time.monotonic()
+        writing = books.prepare(columns, before, verdict, now, accounts=counters)
         cache.head = writing.head
         return writing
 
@@ -327,8 +334,7 @@ class _Lane:
     def _remember(self, columns: Columns, verdict: Verdict, seen: Books, head: Head) -> None:
         cache = self._cache = Cache(head)
         cache.add(seen.accounts)
-        cache.take(columns, verdict, seen.holds, head)
-        cache.behind()  # they were written
+        cache.take(columns, verdict, seen.holds, lags=False)
         self._projected_at = time.monotonic()
 
     def _forget(self, *, wary: bool = False) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 import psycopg
@@ -71,12 +72,16 @@ class _TextArray(_Array):
 _DUMPERS = ((Int8s, _Int8Array), (Int2s, _Int2Array), (Uuids, _UuidArray), (Times, _TimeArray), (Texts, _TextArray))
 
 
+_prepared: WeakSet[psycopg.AsyncConnection[Any]] = WeakSet()
+
+
 def cursor(driver: psycopg.AsyncConnection[Any]) -> psycopg.AsyncCursor[Any]:
-    """A cursor that knows these arrays. The connection, which others use too, is left as it is."""
-    made = driver.cursor(binary=True)
-    for kind, dumper in _DUMPERS:
-        made.adapters.register_dumper(kind, dumper)
-    return made
+    """A cursor that knows these arrays, and answers in binary."""
+    if driver not in _prepared:  # once for each connection: nobody else has these types
+        for kind, dumper in _DUMPERS:
+            driver.adapters.register_dumper(kind, dumper)
+        _prepared.add(driver)
+    return driver.cursor(binary=True)
 
 
 def _header(element_oid: int, length: int, has_null: bool = False) -> bytes:

@@ -1,0 +1,269 @@
+"""A Poster answers as one transfer after the other would, whoever else posts, and whatever it remembers."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pytest
+
+from pasys.db import Database
+from pasys.domain.ledger import Kind, Posted, Purpose, Result, Transfer
+from pasys.domain.ledger_columns import Columns
+from pasys.errors import DatabaseUnavailable, InvalidInput
+from pasys.service import account, ledger, ledger_poster
+from pasys.service.ledger_poster import Poster
+from tests.ledger_batches import Batches
+from tests.ledger_kit import direct, people
+from tests.ledger_model import Model, ModelAccount
+
+COUNTERS = ("version", "debits_pending", "debits_posted", "credits_pending", "credits_posted")
+
+
+async def world(db: Database, users: int = 5) -> tuple[Model, list[int]]:
+    """Accounts in the database, and the same in the oracle."""
+    oracle = Model("USD")
+    async with db.unit() as unit:
+        source = await account.system(unit, "external:deposits", "USD")
+        numbers = [source, *await people(unit, *[f"user_{i}" for i in range(users)])]
+        for number in numbers:
+            row = await unit.row("select flags from account where id = %(id)s", id=number)
+            oracle.accounts[number] = ModelAccount("USD", row.flags)
+    return oracle, numbers
+
+
+async def agree(db: Database, oracle: Model) -> None:
+    """Accounts as everybody reads them, journal and holds are those of the oracle, and the books verify."""
+    async with db.unit() as unit:
+        for number, one in oracle.accounts.items():
+            row = await unit.row("select * from account_now where id = %(id)s", id=number)
+            assert [getattr(row, name) for name in COUNTERS] == [getattr(one, name) for name in COUNTERS]
+        rows = await ledger.transfers(unit, asset="USD", limit=10_000)
+        assert [(r.id, r.result, r.seq) for r in rows] == [(r.transfer.id, r.result, r.seq) for r in oracle.journal]
+        assert await unit.value("select count(*) from hold") == len(oracle.holds)
+        assert (await ledger.verify(unit)).findings == []
+
+
+@pytest.mark.parametrize("lag_from", [1, 1_000])
+@pytest.mark.parametrize("seed", range(3))
+async def test_a_poster_equals_the_model(
+    db: Database, seed: int, lag_from: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Batches by memory answer like the oracle's, account rows lagging or not, and others read exact balances."""
+    monkeypatch.setattr(ledger_poster, "LAG_FROM", lag_from)
+    oracle, numbers = await world(db)
+    batches = Batches(seed, numbers)
+    async with Poster(db) as poster:
+        for _ in range(12):
+            now = datetime.now(UTC)
+            batch = batches.batch(batches.random.randint(1, 60), now)
+            answers = await poster.post_many(Columns.of(batch))
+            got = ledger_poster.posted(answers)
+            assert got == [(int(r), again, seq) for r, again, seq in oracle.post(batch, now)]
+            await agree(db, oracle)
+    await agree(db, oracle)
+    async with db.unit() as unit:
+        assert await unit.value("select last_seq = projected_seq from asset where code = 'USD'")
+
+
+async def test_two_posters_and_units_at_once(db: Database) -> None:
+    """Two posters and units post to the same accounts at once; the oracle, in commit order, gives the same answers."""
+    oracle, numbers = await world(db, users=20)
+
+    def some(batches: Batches, most: int) -> list[Transfer]:
+        batch = batches.batch(batches.random.randint(1, most), datetime.now(UTC))
+        return [replace(transfer, linked=False, expires_at=None) for transfer in batch]
+
+    async def by_poster(poster: Poster, seed: int) -> None:
+        batches = Batches(seed, numbers[1:])
+        for _ in range(15):
+            await poster.post_many(Columns.of(some(batches, 40)))
+
+    async def by_unit(seed: int) -> None:
+        batches = Batches(seed, numbers[1:])
+        for _ in range(15):
+            async with db.unit() as unit:
+                await ledger.post(unit, some(batches, 5), refuse=False)
+
+    async with db.unit() as unit:
+        await ledger.post(unit, [direct(numbers[0], n, 100, purpose=Purpose.DEPOSIT) for n in numbers[1:]])
+    async with Poster(db) as one, Poster(db) as other:
+        await asyncio.gather(by_poster(one, 1), by_poster(other, 2), by_poster(one, 3), by_unit(4), by_unit(5))
+    async with db.unit() as unit:
+        rows = await ledger.transfers(unit, asset="USD", limit=10_000)
+    for row in rows:
+        asked = Transfer(
+            id=row.id,
+            debit=row.debit,
+            credit=row.credit,
+            amount_minor=row.amount.minor,
+            asset="USD",
+            purpose=row.purpose,
+            kind=row.kind,
+            pending_id=row.pending_id,
+            reference=row.reference,
+        )
+        assert oracle.post([asked], row.recorded_at) == [(row.result, False, row.seq)]
+    assert len({row.result for row in rows}) > 5
+    await agree(db, oracle)
+
+
+async def test_many_callers_share_commits(db: Database) -> None:
+    """Five hundred callers, each answered by itself: all are posted, once, in far fewer commits."""
+    async with db.unit() as unit:
+        numbers = await people(unit, *[f"user_{i}" for i in range(20)], funds=100)
+        commits = await unit.value("select xact_commit from pg_stat_database where datname = current_database()")
+    async with Poster(db) as poster:
+        asked = [direct(numbers[i % 20], numbers[(i + 1) % 20], 1) for i in range(500)]
+        answers = await asyncio.gather(*[poster.post(transfer) for transfer in asked])
+    assert sorted(answer.seq for answer in answers) == list(range(21, 521))
+    assert all(answer.result is Result.ACCEPTED and not answer.replayed for answer in answers)
+    async with db.unit() as unit:
+        await unit.rows("select pg_stat_force_next_flush()")
+        after = await unit.value("select xact_commit from pg_stat_database where datname = current_database()")
+        assert after - commits < 60
+        assert (await ledger.verify(unit)).ok
+
+
+async def test_two_hundred_callers_cannot_overspend(db: Database) -> None:
+    """Of two hundred simultaneous payments of 10 from an account with 100, ten succeed, over two posters."""
+    async with db.unit() as unit:
+        (alice,) = await people(unit, "alice", funds=100)
+        (bob,) = await people(unit, "bob")
+    async with Poster(db) as one, Poster(db) as other:
+        asked = [(one, other)[i % 2].post(direct(alice, bob, 10)) for i in range(200)]
+        results = [answer.result for answer in await asyncio.gather(*asked)]
+    assert results.count(Result.ACCEPTED) == 10 and results.count(Result.EXCEEDS_CREDITS) == 190
+
+
+async def test_a_replay_is_answered_with_the_first_result(db: Database) -> None:
+    """Ids that the journal has are replays or conflicts, in the same group, later, and after a restart."""
+    async with db.unit() as unit:
+        alice, bob = await people(unit, "alice", "bob", funds=100)
+    transfer = direct(alice, bob, 60, reference="tx_1")
+    async with Poster(db) as poster:
+        answers = await asyncio.gather(*[poster.post(transfer) for _ in range(5)])
+        assert {a.seq for a in answers} == {3}
+        assert sorted(a.replayed for a in answers) == [False, True, True, True, True]
+        again = await asyncio.gather(poster.post(transfer), poster.post(direct(bob, alice, 1)))
+        assert again[0] == Posted(Result.ACCEPTED, True, 3) and again[1].seq == 4
+    async with Poster(db) as poster:
+        await poster.post(direct(bob, alice, 1))
+        assert await poster.post(transfer) == Posted(Result.ACCEPTED, True, 3)
+        other = await poster.post(replace(transfer, amount_minor=61))
+        assert other.result is Result.ID_CONFLICT and other.seq == 0
+        assert (await poster.post(direct(bob, alice, 1))).seq == 6
+
+
+async def test_a_frozen_account_is_noticed(db: Database) -> None:
+    """What a poster remembers does not outlive a change of the account's status or limits."""
+    async with db.unit() as unit:
+        alice, bob = await people(unit, "alice", "bob", funds=100)
+    async with Poster(db) as poster:
+        assert (await poster.post(direct(alice, bob, 1))).accepted
+        assert (await poster.post(direct(alice, bob, 1))).accepted
+        async with db.unit() as unit:
+            await account.freeze(unit, "alice")
+        assert (await poster.post(direct(alice, bob, 1))).result is Result.ACCOUNT_FROZEN
+        async with db.unit() as unit:
+            await account.unfreeze(unit, "alice")
+        assert (await poster.post(direct(alice, bob, 1))).accepted
+
+
+async def test_lagging_rows_are_caught_up_by_whoever_needs_them(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While account rows lag, balances are exact, a Unit that posts sees them, and limits hold."""
+    monkeypatch.setattr(ledger_poster, "LAG_FROM", 1)
+    monkeypatch.setattr(ledger_poster, "IDLE_S", 60.0)
+    async with db.unit() as unit:
+        alice, bob = await people(unit, "alice", "bob", funds=100)
+    async with Poster(db) as poster:
+        for _ in range(3):
+            await poster.post(direct(alice, bob, 30))
+        async with db.unit() as unit:
+            assert await unit.value("select last_seq - projected_seq from asset where code = 'USD'") == 2
+            assert (await ledger.balances(unit, [alice]))[alice].posted.minor == 10
+            (answer,) = await ledger.post(unit, [direct(alice, bob, 11)], refuse=False)
+            assert answer.result is Result.EXCEEDS_CREDITS
+            assert (
+                await unit.value("select credits_posted - debits_posted from account where id = %(id)s", id=alice) == 10
+            )
+        assert (await poster.post(direct(alice, bob, 11))).result is Result.EXCEEDS_CREDITS
+        assert (await poster.post(direct(alice, bob, 10))).accepted
+
+
+async def test_holds_by_memory(db: Database) -> None:
+    """A hold that a poster began, or met, is posted once, in part, voided once, and expires."""
+    async with db.unit() as unit:
+        alice, bob = await people(unit, "alice", "bob", funds=100)
+
+    def hold(**more: object) -> Transfer:
+        return direct(alice, bob, 50, kind=Kind.PENDING, purpose=Purpose.HOLD, **more)
+
+    def end(of: Transfer, kind: Kind, amount: int = 50) -> Transfer:
+        return direct(alice, bob, amount, kind=kind, purpose=Purpose.PAYMENT, pending_id=of.id)
+
+    async with Poster(db) as poster:
+        first, second = hold(), hold(expires_at=datetime.now(UTC) - timedelta(seconds=1))
+        assert [(await poster.post(t)).accepted for t in (first, second)] == [True, True]
+        assert (await poster.post(hold())).result is Result.EXCEEDS_CREDITS
+        assert (await poster.post(end(first, Kind.POST, 20))).accepted
+        assert (await poster.post(end(first, Kind.POST, 20))).result is Result.HOLD_RESOLVED
+        assert (await poster.post(end(second, Kind.POST))).result is Result.HOLD_EXPIRED
+        assert (await poster.post(end(second, Kind.VOID))).accepted
+        third = hold()
+        assert (await poster.post(third)).accepted
+    async with Poster(db) as poster:
+        await poster.post(direct(bob, alice, 1))
+        assert (await poster.post(end(third, Kind.VOID))).accepted
+        assert (await poster.post(end(third, Kind.POST))).result is Result.HOLD_RESOLVED
+    async with db.unit() as unit:
+        assert (await ledger.verify(unit)).ok
+        assert (await ledger.balances(unit, [alice]))[alice].available.minor == 81
+
+
+async def test_partitions_follow_the_journal(db: Database) -> None:
+    """A batch may span partitions, however small they are, and the next ones are made as they are needed."""
+    async with db.unit() as unit:
+        await unit.rows("select set_config('pasys.partition_rows', '50', false)")
+        alice, bob = await people(unit, "kenji", "yuki", asset="JPY", funds=1_000)
+        batch = [direct(alice, bob, 1, asset="JPY") for _ in range(230)]
+        assert (await ledger.post(unit, batch))[-1].seq == 232
+    async with db.unit() as unit:
+        leaves = "select count(*) from pg_inherits where inhparent = 'transfer'::regclass"
+        assert await unit.value(leaves) == 5
+        assert len(await ledger.transfers(unit, asset="JPY", limit=500)) == 232
+        assert (await ledger.verify(unit)).ok
+
+
+async def test_bad_input_is_refused(db: Database) -> None:
+    """A batch that is too large, and an asset without accounts, are said so; nothing at all is nothing."""
+    async with db.unit() as unit:
+        alice, bob = await people(unit, "alice", "bob", funds=100)
+    async with Poster(db) as poster:
+        nothing = Columns.of([direct(alice, bob, 1)]).where(np.array([False]))
+        assert len((await poster.post_many(nothing)).result) == 0
+        with pytest.raises(InvalidInput, match="at most"):
+            await poster.post_many(Columns.of([direct(alice, bob, 1)] * (ledger_poster.BATCH_MAX + 1)))
+        with pytest.raises(InvalidInput, match="XAU has no accounts"):
+            await poster.post(direct(alice, bob, 1, asset="XAU"))
+        assert (await poster.post(direct(alice, bob, 1))).accepted
+
+
+async def test_a_lost_connection_is_an_error_and_not_an_answer(db: Database) -> None:
+    """Whoever waits when the server goes away is told so; the same id asked again gets the truth."""
+    async with db.unit() as unit:
+        alice, bob = await people(unit, "alice", "bob", funds=100)
+    async with Poster(db) as poster:
+        assert (await poster.post(direct(alice, bob, 1))).accepted
+        async with db.unit() as unit:
+            await unit.rows(
+                "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'pasys poster'"
+                " and datname = current_database()"
+            )
+        transfer = direct(alice, bob, 2)
+        with pytest.raises(DatabaseUnavailable):
+            await poster.post(transfer)
+        answer = await poster.post(transfer)
+        assert answer.accepted and not answer.replayed and answer.seq == 4
