@@ -13,7 +13,7 @@ from pasys.db import Database
 from pasys.domain.ledger import Kind, Posted, Purpose, Result, Transfer
 from pasys.domain.ledger_columns import Columns
 from pasys.errors import DatabaseUnavailable, InvalidInput
-from pasys.service import account, ledger, ledger_poster
+from pasys.service import account, ledger, ledger_books, ledger_poster
 from pasys.service.ledger_poster import Poster
 from tests.ledger_batches import Batches
 from tests.ledger_kit import direct, people
@@ -34,6 +34,10 @@ async def world(db: Database, users: int = 5) -> tuple[Model, list[int]]:
     return oracle, numbers
 
 
+def plain(transfer: Transfer) -> Transfer:
+    return replace(transfer, kind=Kind.DIRECT, pending_id=None, expires_at=None, reference=None, linked=False)
+
+
 async def agree(db: Database, oracle: Model) -> None:
     """Accounts as everybody reads them, journal and holds are those of the oracle, and the books verify."""
     async with db.unit() as unit:
@@ -46,19 +50,22 @@ async def agree(db: Database, oracle: Model) -> None:
         assert (await ledger.verify(unit)).findings == []
 
 
-@pytest.mark.parametrize("lag_from", [1, 1_000])
+@pytest.mark.parametrize(("lag_from", "copy_from"), [(1, 1), (1, 1_000), (1_000, 1)])
 @pytest.mark.parametrize("seed", range(3))
 async def test_a_poster_equals_the_model(
-    db: Database, seed: int, lag_from: int, monkeypatch: pytest.MonkeyPatch
+    db: Database, seed: int, lag_from: int, copy_from: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Batches by memory answer like the oracle's, account rows lagging or not, and others read exact balances."""
+    """Batches by memory answer like the oracle's, rows lagging or not, copied or not; others read exact balances."""
     monkeypatch.setattr(ledger_poster, "LAG_FROM", lag_from)
+    monkeypatch.setattr(ledger_books, "COPY_FROM", copy_from)
     oracle, numbers = await world(db)
     batches = Batches(seed, numbers)
     async with Poster(db) as poster:
         for _ in range(12):
             now = datetime.now(UTC)
             batch = batches.batch(batches.random.randint(1, 60), now)
+            if batches.random.random() < 0.4:  # what COPY takes: direct transfers without more
+                batch = [plain(transfer) for transfer in batch]
             answers = await poster.post_many(Columns.of(batch))
             got = ledger_poster.posted(answers)
             assert got == [(int(r), again, seq) for r, again, seq in oracle.post(batch, now)]

@@ -267,28 +267,21 @@ begin
     end if;
 end $$;
 
--- Zero uuid: none. Infinity: none. A null array: none in the whole batch (for kinds and results: all zero). Without
--- p_accounts the account rows stay where they are, behind the journal; with them they are exact as of this batch.
-create function ledger_apply(
-    p_asset text, p_last_seq int8, p_epoch int8, p_projected_seq int8, p_last_hash bytea, p_recorded_at timestamptz,
-    p_ids uuid[], p_debits int8[], p_credits int8[], p_amounts int8[],
-    p_kinds int2[], p_codes int2[], p_results int2[],
-    p_debit_versions int8[], p_credit_versions int8[], p_debit_balances int8[], p_credit_balances int8[],
-    p_seals int8[],
-    p_pending_ids uuid[], p_corrects uuid[], p_effective_at timestamptz[], p_expires_at timestamptz[],
-    p_references text[],
+-- The books of an asset move on by so many transfers: what was read must still be so, and the account rows follow, or
+-- with p_accounts null lag. Under the lock what was read always is so; a poster that trusts its memory learns it here.
+create function ledger_advance(
+    p_asset text, p_last_seq int8, p_epoch int8, p_projected_seq int8, p_count int8,
+    p_last_hash bytea, p_recorded_at timestamptz,
     p_accounts int8[], p_versions int8[],
     p_debits_pending int8[], p_debits_posted int8[], p_credits_pending int8[], p_credits_posted int8[])
 returns void language plpgsql
 set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off
 set plan_cache_mode = force_generic_plan as $$
 declare
-    none constant uuid := '00000000-0000-0000-0000-000000000000';
-    last int8 := p_last_seq + cardinality(p_ids);
+    last int8 := p_last_seq + p_count;
     room int8;
     n bigint;
 begin
-    -- What was read must still be so: under the lock it always is; a poster that trusts its memory learns it here.
     update asset
        set last_seq = last, last_hash = p_last_hash, last_recorded_at = p_recorded_at,
            projected_seq = case when p_accounts is null then projected_seq else last end
@@ -301,6 +294,41 @@ begin
         perform ledger_partition_add(p_asset);
         select partitioned_seq into room from asset where code = p_asset;
     end loop;
+    if p_accounts is null then return; end if;
+    update account a
+       set version = u.version, debits_pending = u.debits_pending, debits_posted = u.debits_posted,
+           credits_pending = u.credits_pending, credits_posted = u.credits_posted
+      from unnest(p_accounts, p_versions, p_debits_pending, p_debits_posted, p_credits_pending, p_credits_posted)
+           u (id, version, debits_pending, debits_posted, credits_pending, credits_posted)
+     where a.id = u.id;
+    get diagnostics n = row_count;
+    if n <> cardinality(p_accounts) then
+        raise exception 'an account of this batch is gone' using errcode = 'serialization_failure';
+    end if;
+end $$;
+
+-- Write a judged batch of any kind. Zero uuid: none. Infinity: none. A null array: none in the whole batch (for kinds
+-- and results: all zero). Many direct transfers without more come by COPY instead, behind ledger_advance.
+create function ledger_apply(
+    p_asset text, p_last_seq int8, p_epoch int8, p_projected_seq int8, p_last_hash bytea, p_recorded_at timestamptz,
+    p_accounts int8[], p_versions int8[],
+    p_debits_pending int8[], p_debits_posted int8[], p_credits_pending int8[], p_credits_posted int8[],
+    p_ids uuid[], p_debits int8[], p_credits int8[], p_amounts int8[],
+    p_kinds int2[], p_codes int2[], p_results int2[],
+    p_debit_versions int8[], p_credit_versions int8[], p_debit_balances int8[], p_credit_balances int8[],
+    p_seals int8[],
+    p_pending_ids uuid[], p_corrects uuid[], p_effective_at timestamptz[], p_expires_at timestamptz[],
+    p_references text[])
+returns void language plpgsql
+set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off
+set plan_cache_mode = force_generic_plan as $$
+declare
+    none constant uuid := '00000000-0000-0000-0000-000000000000';
+    n bigint;
+begin
+    perform ledger_advance(p_asset, p_last_seq, p_epoch, p_projected_seq, cardinality(p_ids), p_last_hash,
+                           p_recorded_at, p_accounts, p_versions, p_debits_pending, p_debits_posted,
+                           p_credits_pending, p_credits_posted);
 
     insert into transfer_key (id, asset, seq)
     select u.id, p_asset, p_last_seq + u.n from unnest(p_ids) with ordinality u (id, n);
@@ -319,19 +347,6 @@ begin
            u (id, debit, credit, amount, kind, code, result, pending_id, corrects,
               debit_version, credit_version, debit_balance, credit_balance,
               effective_at, expires_at, seal, reference, n);
-
-    if p_accounts is not null then
-        update account a
-           set version = u.version, debits_pending = u.debits_pending, debits_posted = u.debits_posted,
-               credits_pending = u.credits_pending, credits_posted = u.credits_posted
-          from unnest(p_accounts, p_versions, p_debits_pending, p_debits_posted, p_credits_pending, p_credits_posted)
-               u (id, version, debits_pending, debits_posted, credits_pending, credits_posted)
-         where a.id = u.id;
-        get diagnostics n = row_count;
-        if n <> cardinality(p_accounts) then
-            raise exception 'an account of this batch is gone' using errcode = 'serialization_failure';
-        end if;
-    end if;
 
     -- What has a deadline or not is a hold if it is pending; the kinds are null where the batch has none.
     if p_kinds is not null then

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from psycopg.adapt import Dumper
 from psycopg.pq import Format
 
+_COPY_HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
+_COPY_END = b"\xff\xff"
 _INT8 = np.dtype([("size", ">i4"), ("value", ">i8")])
 _INT2 = np.dtype([("size", ">i4"), ("value", ">i2")])
 _UUID = np.dtype([("size", ">i4"), ("value", "V16")])
@@ -146,3 +148,21 @@ def read_uuids(sent: bytes | None) -> list[bytes]:
         return []
     assert not struct.unpack_from(">i", sent, 4)[0], "a null in an array of ids"
     return np.frombuffer(sent, _UUID, offset=20)["value"].tolist()
+
+
+def copy_data(**columns: NDArray[Any] | bytes) -> bytes:
+    """Rows as COPY takes them in binary, all of one shape: big-endian columns, or bytes that stand in every row.
+
+    Format: https://www.postgresql.org/docs/current/sql-copy.html#SQL-COPY-FILE-FORMATS
+    """
+    layout: list[tuple[str, Any]] = [("fields", ">i2")]
+    for name, column in columns.items():
+        kind = f"S{len(column)}" if isinstance(column, bytes) else column.dtype
+        layout += [(f"{name} size", ">i4"), (name, kind)]
+    length = next(len(column) for column in columns.values() if not isinstance(column, bytes))
+    rows = np.empty(length, np.dtype(layout))
+    rows["fields"] = len(columns)
+    for name, column in columns.items():
+        rows[name] = column
+        rows[f"{name} size"] = rows.dtype[name].itemsize
+    return _COPY_HEADER + rows.tobytes() + _COPY_END
