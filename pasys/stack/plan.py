@@ -35,7 +35,6 @@ PRELOAD = (
     "uvicorn",
     "starlette.applications",
     "pasys.simulator.__main__",
-    "stripe",
     "uvloop",
 )
 

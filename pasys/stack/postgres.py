@@ -31,7 +31,6 @@ unix_socket_permissions = 0700
 password_encryption = 'scram-sha-256'
 max_connections = 100
 shared_buffers = 128MB
-wal_buffers = 16MB
 wal_writer_delay = 10ms
 fsync = {durable}
 synchronous_commit = {durable}
