@@ -6,6 +6,7 @@ settlement.unknown -> doubt -> nothing
 fraud.flagged -> block -> analytics.recorded | refund.approved | refund.requested | transaction.flagged
 every 5 s -> expire -> transaction.failed
 every 10 s -> prune -> nothing
+every 5 s -> keep -> nothing
 """  # noqa: E501 - the picture is drawn by the code, a line for each handler
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from pasys.events import (
     TransactionFlagged,
     TransactionSucceeded,
 )
-from pasys.service import event, settlement
+from pasys.service import event, ledger_partition, settlement
 
 daemon = Daemon("ledger")
 
@@ -69,3 +70,9 @@ async def expire(unit: Unit) -> list[TransactionFailed]:
 async def prune(unit: Unit) -> None:
     """Events are kept long enough to refill the bus, and not for ever."""
     await event.prune(unit)
+
+
+@daemon.every(5)
+async def keep(unit: Unit) -> None:
+    """The journal's next partitions are there before they are needed, and closed ones get their indexes."""
+    await ledger_partition.keep(unit)

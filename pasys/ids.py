@@ -46,6 +46,20 @@ def uuid7() -> UUID:
     return UUID(int=_next())
 
 
+def uuid7s(count: int) -> bytes:
+    """Many of them at once, 16 bytes each: in order, and behind every one that this process made before."""
+    global _last_stamp
+    first = max(time.time_ns() // 1_000_000 << 12, _last_stamp + 1)
+    _last_stamp = first + count - 1
+    tails = random.randbytes(8 * count)
+    made = []
+    for i in range(count):
+        stamp, tail = first + i, tails[8 * i : 8 * i + 8]
+        made.append(((stamp >> 12) << 16 | 0x7000 | stamp & 0xFFF).to_bytes(8, "big"))
+        made.append(bytes((0x80 | tail[0] & 0x3F,)) + tail[1:])
+    return b"".join(made)
+
+
 def new(prefix: str) -> str:
     """A new id of a kind: new("tx") -> "tx_06f2…"."""
     return f"{prefix}_{_base32(_next(), 26)}"

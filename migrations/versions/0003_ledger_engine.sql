@@ -90,6 +90,14 @@ begin
     return leaf;
 end $$;
 
+-- An account's history in a partition that is closed.
+create function ledger_partition_index(p_leaf text) returns void language plpgsql
+set maintenance_work_mem = '128MB' as $$
+begin
+    execute format('create index if not exists %I on %I (debit, seq)', p_leaf || '_debit_idx', p_leaf);
+    execute format('create index if not exists %I on %I (credit, seq)', p_leaf || '_credit_idx', p_leaf);
+end $$;
+
 -- The journal always has its next partition before it needs it.
 create function ledger_partition_first() returns trigger language plpgsql as $$
 begin

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -41,3 +42,62 @@ def pipeline(
         for measured in found.cases:
             parts = ", ".join(f"{name} {ms:.2f}" for name, ms in measured.cpu_ms_by_process.items() if ms >= 0.005)
             say(f"{measured.case}: CPU ms for each: {parts}")
+
+
+LEDGER_COLUMNS = ["case", "batch", "concurrency", "accepted_s", "applied_s", "p50_ms", "p99_ms", "wal_bytes"]
+LEDGER_COLUMNS += ["client_us", "postgres_us", "verified"]
+
+
+@app.command(
+    "ledger",
+    examples="pasys bench ledger\npasys bench ledger --case uniform --case callers --repeat 3\n"
+    "pasys bench ledger --case growth --growth 10000000\n"
+    "pasys bench ledger --case callers --case peer --peer other.sql"
+    " --peer-open 'select open_account(%(account)s)' --peer-call 'select move(%(debit)s, %(credit)s, %(amount)s)'",
+)
+def ledger(
+    case: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--case",
+            help="uniform, zipf, hot, tight, holds, replays, writers, callers, copy, orm; also "
+            "growth and peer, which are not among those that run if absent.",
+        ),
+    ] = None,
+    accounts: Annotated[int, typer.Option("--accounts", min=10, help="How many accounts, all with limits.")] = 100_000,
+    transfers: Annotated[int, typer.Option("--transfers", min=1_000, help="In the largest case.")] = 800_000,
+    growth: Annotated[int, typer.Option("--growth", min=8_000, help="How far the growth case goes.")] = 10_000_000,
+    repeat: Annotated[int, typer.Option("--repeat", min=1, help="Rounds; of each case the median is shown.")] = 1,
+    peer: Annotated[Path | None, typer.Option("--peer", metavar="FILE.sql", help="Another ledger to measure.")] = None,
+    peer_open: Annotated[
+        str | None, typer.Option("--peer-open", metavar="SQL", help="Opens account %(account)s, 1 to 1000, with funds.")
+    ] = None,
+    peer_call: Annotated[
+        str | None, typer.Option("--peer-call", metavar="SQL", help="Moves %(amount)s from %(debit)s to %(credit)s.")
+    ] = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the bench's own home in place.")] = False,
+    output: Output = TABLE,
+) -> None:
+    """The ledger engine on a PostgreSQL of its own, with durability on; the books are verified after each case.
+
+    accepted_s is what the journal took, applied_s what moved money; wal_bytes, client_us and postgres_us are for each.
+    """
+    from pasys.cli import bench_ledger, bench_ledger_cases
+
+    options = bench_ledger.Options(
+        cases=case or bench_ledger_cases.DEFAULT,
+        accounts=accounts,
+        transfers=transfers,
+        growth=growth,
+        repeat=repeat,
+        keep=keep,
+        peer=peer,
+        peer_call=peer_call,
+        peer_open=peer_open,
+    )
+    found = bench_ledger.run(options, lambda one: say(f"{one.case}: {one.applied_s:,} applied/s"))
+    say(found.machine)
+    say(found.settings)
+    show(found.cases, output, name="cases", columns=LEDGER_COLUMNS)
+    for ratio in found.ratios:
+        say(f"{ratio.case} is {ratio.ratio:.2f} of {ratio.beside}")

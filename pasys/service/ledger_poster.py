@@ -55,8 +55,8 @@ class Answers:
 class Poster:
     """Posts to any number of assets; use it as an async context. One process needs one; any number may run."""
 
-    def __init__(self, db: Database) -> None:
-        self._db = db
+    def __init__(self, db: Database, *, group_max: int = GROUP_MAX) -> None:
+        self._db, self._group_max = db, group_max
         self._lanes: dict[str, _Lane] = {}
 
     async def __aenter__(self) -> Poster:
@@ -87,7 +87,7 @@ class Poster:
 
     def _lane(self, asset: str) -> _Lane:
         if asset not in self._lanes:
-            self._lanes[asset] = _Lane(self._db, asset)
+            self._lanes[asset] = _Lane(self._db, asset, self._group_max)
         return self._lanes[asset]
 
 
@@ -139,8 +139,8 @@ class _Moved(Exception):
 class _Lane:
     """One asset's queue and the task that works it off, over two connections: one writes while the other reads."""
 
-    def __init__(self, db: Database, asset: str) -> None:
-        self._settings, self._url, self._asset = db.settings, db.url, asset
+    def __init__(self, db: Database, asset: str, group_max: int) -> None:
+        self._settings, self._url, self._asset, self._group_max = db.settings, db.url, asset, group_max
         self._waiting: deque[_Ask] = deque()
         self._waiting_size = 0
         self._come, self._room = asyncio.Event(), asyncio.Event()
@@ -203,7 +203,7 @@ class _Lane:
             if not self._waiting:
                 return None
         asks, size = [], 0
-        while self._waiting and (not asks or size + self._waiting[0].size <= GROUP_MAX):
+        while self._waiting and (not asks or size + self._waiting[0].size <= self._group_max):
             asks.append(self._waiting.popleft())
             size += asks[-1].size
         self._waiting_size -= size

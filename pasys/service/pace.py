@@ -1,4 +1,4 @@
-"""How transactions get on: how many are under way, how many succeeded, and how soon."""
+"""How transactions get on, and what the server beneath them does: for benches and for those who watch."""
 
 from __future__ import annotations
 
@@ -29,3 +29,30 @@ async def pace(unit: Unit) -> Pace:
 async def under_way(unit: Unit) -> int:
     """How many transactions are not final yet."""
     return await unit.value(SQL["under_way"])
+
+
+# The server ----------------------------------------------------------------------------------------------------------
+
+SERVER = queries("pace")
+FACTS = ("server_version", "fsync", "synchronous_commit", "full_page_writes", "shared_buffers", "wal_writer_delay")
+
+
+async def wal_bytes(unit: Unit) -> int:
+    """How much write-ahead log the server has written in its life."""
+    return int(await unit.value(SERVER["wal_bytes"]))
+
+
+async def checkpoint(unit: Unit) -> None:
+    """Write out what is in memory, so that a measurement does not pay for the one before it."""
+    await unit.rows(SERVER["checkpoint"])
+
+
+async def server_facts(unit: Unit) -> dict[str, str]:
+    """The settings that durability and speed depend on, as the server itself says them."""
+    rows = await unit.rows(SERVER["settings"], names=list(FACTS))
+    return {row.name: row.setting for row in rows}
+
+
+async def account_numbers(unit: Unit, *, type: str, asset: str) -> list[int]:
+    """The numbers of all accounts of a type, in order."""
+    return [row.id for row in await unit.rows(SERVER["account_numbers"], type=type, asset=asset)]
