@@ -50,13 +50,14 @@ async def agree(db: Database, oracle: Model) -> None:
         assert (await ledger.verify(unit)).findings == []
 
 
-@pytest.mark.parametrize(("lag_from", "copy_from"), [(1, 1), (1, 1_000), (1_000, 1)])
+@pytest.mark.parametrize(("lag_from", "lag_max", "copy_from"), [(1, 99_999, 1), (1, 64, 1_000), (1_000, 64, 1)])
 @pytest.mark.parametrize("seed", range(3))
 async def test_a_poster_equals_the_model(
-    db: Database, seed: int, lag_from: int, copy_from: int, monkeypatch: pytest.MonkeyPatch
+    db: Database, seed: int, lag_from: int, lag_max: int, copy_from: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Batches by memory answer like the oracle's, rows lagging or not, copied or not; others read exact balances."""
     monkeypatch.setattr(ledger_poster, "LAG_FROM", lag_from)
+    monkeypatch.setattr(ledger_poster, "LAG_MAX", lag_max)
     monkeypatch.setattr(ledger_books, "COPY_FROM", copy_from)
     oracle, numbers = await world(db)
     batches = Batches(seed, numbers)

@@ -5,8 +5,9 @@
 -- Each row is sealed: its hash covers its fields and the hash of the row before it (pasys/domain/ledger_chain.py). The
 -- row keeps the first eight bytes, the asset's row the whole hash of the last one.
 --
--- Account rows may lag: they are exact as of asset.projected_seq, and what follows it in the journal is the tail.
--- account_now has them with the tail added; whoever locks an asset to post brings them up to date first.
+-- Account rows may lag: each is exact as of its own version, and none is older than asset.projected_seq; what follows it
+-- in the journal is the tail. account_now has them with the tail added; whoever locks an asset to post brings them up to
+-- date first.
 
 alter table asset
     add column last_hash BYTEA,
@@ -156,7 +157,7 @@ select pg_temp.move(code) from asset;
 insert into transfer_key (id, asset, seq) select id, asset, seq from transfer_0002 order by id;
 drop table transfer_0002;
 
--- What the tail adds to the accounts it touches: transfers, and the four sums. Nothing where no account lags.
+-- What the tail adds to the accounts that lag behind it: transfers, and the four sums. Nothing where none does.
 create function ledger_tail(p_asset text default null)
 returns table (account int8, version int8, debits_pending int8, debits_posted int8,
                credits_pending int8, credits_posted int8)
@@ -169,7 +170,7 @@ begin
     loop
         return query
         with tail as materialized (
-            select t.debit, t.credit,
+            select t.debit, t.credit, t.debit_version, t.credit_version,
                    case when t.kind in (0, 2) then t.amount else 0 end as posted,
                    case t.kind when 1 then t.amount when 3 then -t.amount
                         when 2 then -(select p.amount from transfer_key k join transfer p
@@ -178,8 +179,9 @@ begin
               from transfer t
              where t.asset = s.code and t.seq > s.projected_seq and t.seq <= s.last_seq and t.result = 0)
         select e.account, count(*)::int8, sum(e.dp)::int8, sum(e.d)::int8, sum(e.cp)::int8, sum(e.c)::int8
-          from (select debit as account, pending as dp, posted as d, 0 as cp, 0 as c from tail
-                union all select credit, 0, 0, pending, posted from tail) e
+          from (select debit as account, debit_version as version, pending as dp, posted as d, 0 as cp, 0 as c from tail
+                union all select credit, credit_version, 0, 0, pending, posted from tail) e
+          join account a on a.id = e.account and a.version < e.version
          group by e.account;
     end loop;
 end $$;
@@ -275,11 +277,12 @@ begin
     end if;
 end $$;
 
--- The books of an asset move on by so many transfers: what was read must still be so, and the account rows follow, or
--- with p_accounts null lag. Under the lock what was read always is so; a poster that trusts its memory learns it here.
+-- The books of an asset move on by so many transfers: what was read must still be so. The account rows that are named
+-- are as of now; all others must be at least as of p_projected_to (null: as before). Under the lock what was read always
+-- is so; a poster that trusts its memory learns it here.
 create function ledger_advance(
     p_asset text, p_last_seq int8, p_epoch int8, p_projected_seq int8, p_count int8,
-    p_last_hash bytea, p_recorded_at timestamptz,
+    p_last_hash bytea, p_recorded_at timestamptz, p_projected_to int8,
     p_accounts int8[], p_versions int8[],
     p_debits_pending int8[], p_debits_posted int8[], p_credits_pending int8[], p_credits_posted int8[])
 returns void language plpgsql
@@ -292,7 +295,7 @@ declare
 begin
     update asset
        set last_seq = last, last_hash = p_last_hash, last_recorded_at = p_recorded_at,
-           projected_seq = case when p_accounts is null then projected_seq else last end
+           projected_seq = coalesce(p_projected_to, projected_seq)
      where code = p_asset and last_seq = p_last_seq and epoch = p_epoch and projected_seq = p_projected_seq
     returning partitioned_seq into room;
     if not found then
@@ -319,7 +322,7 @@ end $$;
 -- and results: all zero). Many direct transfers without more come by COPY instead, behind ledger_advance.
 create function ledger_apply(
     p_asset text, p_last_seq int8, p_epoch int8, p_projected_seq int8, p_last_hash bytea, p_recorded_at timestamptz,
-    p_accounts int8[], p_versions int8[],
+    p_projected_to int8, p_accounts int8[], p_versions int8[],
     p_debits_pending int8[], p_debits_posted int8[], p_credits_pending int8[], p_credits_posted int8[],
     p_ids uuid[], p_debits int8[], p_credits int8[], p_amounts int8[],
     p_kinds int2[], p_codes int2[], p_results int2[],
@@ -335,7 +338,7 @@ declare
     n bigint;
 begin
     perform ledger_advance(p_asset, p_last_seq, p_epoch, p_projected_seq, cardinality(p_ids), p_last_hash,
-                           p_recorded_at, p_accounts, p_versions, p_debits_pending, p_debits_posted,
+                           p_recorded_at, p_projected_to, p_accounts, p_versions, p_debits_pending, p_debits_posted,
                            p_credits_pending, p_credits_posted);
 
     insert into transfer_key (id, asset, seq)

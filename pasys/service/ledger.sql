@@ -6,11 +6,11 @@ select * from ledger_load(%s, %s, %s, %s, %s)
 
 -- :apply
 -- Write a judged batch: journal, accounts, holds. One call.
-select ledger_apply(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+select ledger_apply(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
 
 -- :advance
 -- The first half of the same for many rows; they come by COPY.
-select ledger_advance(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+select ledger_advance(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
 
 -- :copy_keys
 copy transfer_key (id, asset, seq) from stdin (format binary)

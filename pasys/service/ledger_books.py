@@ -137,11 +137,19 @@ def _transfer(row: Any) -> Transfer:
     )
 
 
-def prepare(columns: Columns, head: Head, verdict: Verdict, now: datetime, *, accounts: Changes | None) -> Writing:
+def prepare(
+    columns: Columns,
+    head: Head,
+    verdict: Verdict,
+    now: datetime,
+    *,
+    accounts: Changes | None,
+    projected_seq: int | None = None,
+) -> Writing:
     """Seal what a verdict records and make it ready to be written behind `head`.
 
-    `accounts` are the counters that the account rows get, all that moved since head.projected_seq; None lets the rows
-    lag.
+    `accounts` are the counters that account rows get; all other rows are exact as of `projected_seq` or later, which is
+    by default the new end of the journal.
     """
     where = verdict.recorded
     columns, result = columns.where(where), verdict.result[where]
@@ -158,14 +166,14 @@ def prepare(columns: Columns, head: Head, verdict: Verdict, now: datetime, *, ac
     )
     seals, last_hash = ledger_chain.chain(head.last_hash, rows, columns.reference)
     last_seq = head.last_seq + len(columns)
-    projected_seq = head.projected_seq if accounts is None else last_seq
+    projected_seq = last_seq if projected_seq is None else projected_seq
     before = (columns.asset, head.last_seq, head.epoch, head.projected_seq)
-    advance = (*before, last_hash, moment(recorded_at), *_counters(accounts))
+    advance = (*before, last_hash, moment(recorded_at), projected_seq, *_counters(accounts))
     return Writing(columns, rows, seals, advance, Head(last_seq, head.epoch, projected_seq, last_hash, recorded_at))
 
 
 def _counters(to: Changes | None) -> tuple[Any, ...]:
-    if to is None:
+    if to is None or not len(to.number):
         return (None,) * 6
     columns = (to.number, to.version, to.debits_pending, to.debits_posted, to.credits_pending, to.credits_posted)
     return tuple(wire.int8s(column) for column in columns)

@@ -6,8 +6,10 @@ memory that is no longer true costs a retry, never a wrong balance.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import fields, replace
+from fractions import Fraction
 from uuid import UUID
 
 import numpy as np
@@ -35,7 +37,9 @@ class Cache:
         self._number = np.zeros(0, np.int64)  # in order
         self._place = np.zeros(0, np.int64)  # where each stands in the table
         self._table = np.zeros((_ROWS, 1024), np.int64)
-        self._dirty = np.zeros(1024, np.bool_)
+        self._numbers = np.zeros(1024, np.int64)  # by place in the table, as the next
+        self._dirty = np.zeros(1024, np.bool_)  # its row in the database is behind
+        self._sweep, self._swept, self._sweep_seq = np.zeros(0, np.int64), 0, head.last_seq
 
     @property
     def full(self) -> bool:
@@ -61,7 +65,9 @@ class Cache:
         size, added = len(self._number), int(own.sum())
         while size + added > self._table.shape[1]:
             self._table = np.concatenate([self._table, np.zeros_like(self._table)], axis=1)
+            self._numbers = np.concatenate([self._numbers, np.zeros_like(self._numbers)])
             self._dirty = np.concatenate([self._dirty, np.zeros_like(self._dirty)])
+        self._numbers[size : size + added] = read.number[own]
         rows = (read.flags, read.status, read.version)
         sums = (read.debits_pending, read.debits_posted, read.credits_pending, read.credits_posted)
         for row, column in enumerate((*rows, *sums)):
@@ -118,9 +124,19 @@ class Cache:
             reference=transfer.reference,
         )
 
-    def behind(self) -> Changes:
-        """The counters of all accounts whose rows lag, in order of number; from now on they count as written."""
-        lagging = self._dirty[self._place]
-        at = self._place[lagging]
+    def sweep(self, share: Fraction) -> tuple[Changes | None, int]:
+        """The next accounts whose rows are brought up to date, and the seq that all rows will then have reached.
+
+        Rows are swept in order of number, a share of a whole sweep at a time, so that no batch waits for all of them.
+        They count as written from now on. Call it with `head` as it is before the batch.
+        """
+        if self._swept >= len(self._sweep):
+            self._sweep = self._place[self._dirty[self._place]]
+            self._swept, self._sweep_seq = 0, self.head.last_seq
+        size = min(math.ceil(len(self._sweep) * share), len(self._sweep) - self._swept)
+        at = self._sweep[self._swept : self._swept + size]
+        self._swept += size
         self._dirty[at] = False
-        return Changes(self._number[lagging], *self._table[_VERSION:, at])
+        done = self._swept >= len(self._sweep)
+        reached = self._sweep_seq if done else self.head.projected_seq
+        return (Changes(self._numbers[at], *self._table[_VERSION:, at]) if size else None), reached

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -36,8 +37,9 @@ BATCH_MAX = 10_000
 GROUP_MAX = 8_192  # transfers that are committed together, unless a caller's own batch is larger
 WAITING_MAX = 100_000  # transfers that may wait; beyond, callers wait before they are heard
 LAG_FROM = 64  # a smaller batch brings the account rows up to date; it has nothing to win by leaving them behind
-LAG_MAX = 262_144  # transfers that account rows may lag behind the journal
-LAG_S = 10  # and for how long
+LAG_MAX = 131_072  # transfers in which all account rows are written once; they lag by twice as many at most
+LAG_S = 10  # or seconds, whichever comes first
+REST_SHARE = Fraction(1, 16)  # of a sweep, when nobody has come
 IDLE_S = timedelta(milliseconds=50).total_seconds()  # nobody has come for so long: the rows are brought up to date
 WARY = 8  # batches for which the books are locked after somebody else has posted
 _BY_INDEX = "-c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off -c plan_cache_mode=force_generic_plan"
@@ -151,7 +153,7 @@ class _Lane:
         self._flight: asyncio.Task[bool] | None = None
         self._writer: Driver | None = None
         self._reader: Driver | None = None
-        self._projected_at = time.monotonic()
+        self._swept_ns = time.monotonic_ns()
         self._task = asyncio.create_task(self._run())
 
     async def ask(self, what: Transfer | Columns) -> tuple[Any, int]:
@@ -229,7 +231,7 @@ class _Lane:
     async def _rest(self) -> None:
         """Nobody waits: let the last flight land, and bring the account rows up to date."""
         await self._land()
-        if self._cache is not None and self._cache.lag:
+        while self._cache is not None and self._cache.lag and not self._waiting:
             try:
                 with database_errors(self._settings):
                     await books.write(await self._connection("writer"), self._catch_up(self._cache))
@@ -288,26 +290,33 @@ class _Lane:
         return verdict, self._seal(cache, columns, verdict, seen, now)
 
     def _seal(self, cache: Cache, columns: Columns, verdict: Verdict, seen: Books, now: datetime) -> Writing:
-        before, small = cache.head, len(columns) < LAG_FROM
-        late = cache.lag + len(columns) > LAG_MAX or time.monotonic() - self._projected_at > LAG_S
-        if small and not cache.lag:
-            counters = verdict.changed
+        before = cache.head
+        if len(columns) < LAG_FROM and not cache.lag:
             cache.take(columns, verdict, seen.holds, lags=False)
+            writing = books.prepare(columns, before, verdict, now, accounts=verdict.changed)
         else:
             cache.take(columns, verdict, seen.holds, lags=True)
-            counters = cache.behind() if small or late else None
-        if counters is not None:
-            self._projected_at = time.monotonic()
-        writing = books.prepare(columns, before, verdict, now, accounts=counters)
+            rows, reached = cache.sweep(self._share(len(columns)))
+            writing = books.prepare(columns, before, verdict, now, accounts=rows, projected_seq=reached)
         cache.head = writing.head
         return writing
 
+    def _share(self, transfers: int) -> Fraction:
+        """How much of a sweep over the account rows goes with a batch: by its size, and by the time since the last."""
+        now = time.monotonic_ns()
+        by_time = Fraction(now - self._swept_ns, LAG_S * 10**9)
+        self._swept_ns = now
+        return min(max(Fraction(transfers, LAG_MAX), by_time), Fraction(1))
+
     def _catch_up(self, cache: Cache) -> Writing:
-        """A batch of nothing, which brings the account rows up to where the journal is."""
+        """A batch of nothing, which brings some more of the account rows up to date."""
         none = np.zeros(0, np.int64)
         empty = Columns(asset=self._asset, id=np.zeros(0, "V16"), debit=none, credit=none, amount=none, purpose=none)
-        seen = Books(cache.head.last_seq, cache.accounts(none, None), {}, {}, datetime.now(UTC))
-        return self._seal(cache, empty, judge(empty, seen), seen, seen.now)
+        verdict = judge(empty, Books(cache.head.last_seq, cache.accounts(none, None), {}, {}, datetime.now(UTC)))
+        rows, reached = cache.sweep(REST_SHARE)
+        writing = books.prepare(empty, cache.head, verdict, datetime.now(UTC), accounts=rows, projected_seq=reached)
+        cache.head = writing.head
+        return writing
 
     # Under the lock ---------------------------------------------------------------------------------------------------
 
@@ -335,7 +344,6 @@ class _Lane:
         cache = self._cache = Cache(head)
         cache.add(seen.accounts)
         cache.take(columns, verdict, seen.holds, lags=False)
-        self._projected_at = time.monotonic()
 
     def _forget(self, *, wary: bool = False) -> None:
         self._cache = None
