@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import platform
 import shutil
@@ -174,6 +175,8 @@ class Rig:
     async def measure(self, case: str, work: Work, *, batch: int, concurrency: int, verify: bool = True) -> Measured:
         """Stand over a piece of work; then verify the books."""
         await self._settle()
+        gc.collect()
+        gc.freeze()  # what was made for the case is not looked through while the clock runs
         wal, server, mine = await self._wal(), _server_cpu_s(), time.process_time()
         began = time.perf_counter()
         load = await work()

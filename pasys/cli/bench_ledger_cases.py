@@ -228,7 +228,7 @@ async def callers(rig: Rig) -> AsyncIterator[Measured]:
     async with Poster(rig.db) as poster:
         await warm(rig, poster, rig.accounts)
         for count in (1, 16, 1_000, 4_000):
-            total = min(rig.options.transfers // 10, count * 150 + 2_000)
+            total = min(rig.options.transfers // 3, count * 250 + 2_000)
             debit, credit = (side.tolist() for side in pairs(rig.accounts, total, draw=draw, shape="uniform"))
             sides = list(zip(debit, credit, strict=True))
             yield await rig.measure(
