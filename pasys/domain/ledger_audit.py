@@ -9,9 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pasys.domain import ledger_chain
 from pasys.domain.ledger import CREDITS_MUST_NOT_EXCEED_DEBITS, DEBITS_MUST_NOT_EXCEED_CREDITS, Kind
 from pasys.domain.ledger_batch import Accounts
-from pasys.domain.ledger_columns import Bools, Int64s
+from pasys.domain.ledger_chain import Rows
+from pasys.domain.ledger_columns import Bools, Int64s, moment
 from pasys.ids import account_id
 
 FINDINGS_MAX = 100
@@ -30,36 +32,77 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Consecutive rows of one asset's journal. `begun` has the ids of the accepted holds among them, `finished` the
-    holds that the accepted posts and voids name, both in the order of their rows."""
+    """Consecutive rows of one asset's journal as they are hashed, their references end to end, and their seals."""
 
-    seq: Int64s
-    debit: Int64s
-    credit: Int64s
-    amount: Int64s
-    kind: Int64s
-    result: Int64s
-    debit_version: Int64s
-    credit_version: Int64s
-    debit_balance: Int64s
-    credit_balance: Int64s
-    begun: list[bytes]
-    finished: list[bytes]
+    rows: Rows
+    texts: bytes
+    seal: Int64s
+
+    def column(self, name: str) -> Int64s:
+        return self.rows[name].astype(np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """A hold that is open. `expires_at` is in microseconds since 2000."""
+
+    debit: int
+    credit: int
+    amount_minor: int
+    expires_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What an asset's journal amounts to behind its row `seq`: where an audit begins, and where it ended.
+
+    `sums` has a row for each of version, debits pending, debits posted, credits pending, credits posted, and a column
+    for each of `numbers`, in order.
+    """
+
+    seq: int
+    hash: bytes
+    recorded_at: int
+    numbers: Int64s
+    sums: Int64s
+    holds: dict[bytes, Open]
+
+
+def beginning(asset: str) -> State:
+    """The state of an asset without a transfer."""
+    return State(0, ledger_chain.genesis(asset), -(2**63), np.zeros(0, np.int64), np.zeros((5, 0), np.int64), {})
 
 
 class Audit:
-    """One asset's journal, from its first row to its last, against its accounts as they stand."""
+    """One asset's journal, from its first row or a proven state to its last, against its accounts as they stand."""
 
-    def __init__(self, asset: str, accounts: Accounts) -> None:
+    def __init__(self, asset: str, accounts: Accounts, start: State) -> None:
         self.asset, self.accounts = asset, accounts
         self.findings: list[Finding] = []
-        self.last_seq = 0
-        self.open: dict[bytes, tuple[int, int, int]] = {}
+        self.last_seq, self.last_hash, self.recorded_at = start.seq, start.hash, start.recorded_at
+        self.open = dict(start.holds)
+        self.chained = True  # until the first seal that is wrong: behind it, all are
         n = len(accounts)
+        at, known = accounts.position(start.numbers)
+        for number in start.numbers[~known].tolist():
+            self.found("account", "it had transfers, and is gone", number=number)
         # What the last row said (versions and balances), and what the amounts add up to.
-        self.version, self.balance = np.zeros(n, np.int64), np.zeros(n, np.int64)
-        self.debits = np.zeros((2, n), np.int64)
-        self.credits = np.zeros((2, n), np.int64)
+        self.version, self.debits, self.credits = (
+            np.zeros(n, np.int64),
+            np.zeros((2, n), np.int64),
+            np.zeros((2, n), np.int64),
+        )
+        self.version[at[known]] = start.sums[0, known]
+        self.debits[:, at[known]], self.credits[:, at[known]] = start.sums[1:3, known], start.sums[3:5, known]
+        self.balance = self.credits[1] - self.debits[1]
+
+    def state(self) -> State:
+        """Where the audit stands: a later one may begin here."""
+        moved = self.version > 0
+        sums = np.stack([self.version[moved], *self.debits[:, moved], *self.credits[:, moved]])
+        return State(
+            self.last_seq, self.last_hash, self.recorded_at, self.accounts.number[moved], sums, dict(self.open)
+        )
 
     def found(self, what: str, detail: str, *, seq: int | None = None, number: int | None = None) -> None:
         if len(self.findings) < FINDINGS_MAX:
@@ -68,59 +111,80 @@ class Audit:
 
     def read(self, piece: Piece) -> None:
         """Take the next rows. Each row is compared with the one before it, so that one wrong row is found once."""
-        self._read_seq(piece)
-        debit, debit_known = self.accounts.position(piece.debit)
-        credit, credit_known = self.accounts.position(piece.credit)
-        accepted = piece.result == 0
+        seq, result = piece.column("seq"), piece.rows["result"]
+        self._read_seq(seq)
+        debit, debit_known = self.accounts.position(piece.column("debit"))
+        credit, credit_known = self.accounts.position(piece.column("credit"))
+        accepted = result == 0
         known = debit_known & credit_known
         for i in np.flatnonzero(accepted & ~known).tolist():
-            self.found("account", "the row moves an account that is not there", seq=int(piece.seq[i]))
-        pending = self._read_holds(piece)
+            self.found("account", "the row moves an account that is not there", seq=int(seq[i]))
+        amount, kind = piece.column("amount"), piece.rows["kind"]
+        pending = self._read_holds(piece, seq, amount)
         rows = np.flatnonzero(accepted & known)
-        posted = np.where((piece.kind == Kind.DIRECT) | (piece.kind == Kind.POST), piece.amount, 0)
+        posted = np.where((kind == Kind.DIRECT) | (kind == Kind.POST), amount, 0)
         for sums, at in ((self.debits, debit), (self.credits, credit)):
             np.add.at(sums[0], at[rows], pending[rows])
             np.add.at(sums[1], at[rows], posted[rows])
         self._read_running(piece, rows, debit[rows], credit[rows], posted[rows])
+        self._read_times(piece, seq)
+        self._read_seals(piece, seq)
 
-    def finish(self, *, last_seq: int, max_seq: int, holds: dict[bytes, tuple[int, int, int]]) -> None:
+    def finish(self, *, last_seq: int, max_seq: int, last_hash: bytes, holds: dict[bytes, Open]) -> None:
         """Compare what the journal amounts to with the asset's row, its accounts and its open holds."""
         if not self.last_seq == last_seq == max_seq:
             detail = f"the journal ends at {max(self.last_seq, max_seq)}, the asset says {last_seq}"
             self.found("last seq", detail)
+        if self.chained and self.last_hash != last_hash:
+            self.found("seal", f"the last hash is {self.last_hash.hex()}, the asset says {last_hash.hex()}")
         self._finish_accounts()
         for hold_id in self.open.keys() | holds.keys():
-            if self.open.get(hold_id) != holds.get(hold_id):
-                self.found(
-                    "hold", f"hold {hold_id.hex()} is {_hold(holds, hold_id)}, should be {_hold(self.open, hold_id)}"
-                )
+            found, wanted = holds.get(hold_id), self.open.get(hold_id)
+            if found != wanted:
+                self.found("hold", f"hold {hold_id.hex()} is {_hold(found)}, should be {_hold(wanted)}")
 
-    def _read_seq(self, piece: Piece) -> None:
-        before = np.r_[self.last_seq, piece.seq[:-1]]
-        for i in np.flatnonzero(piece.seq != before + 1).tolist():
-            self.found(
-                "gap", f"row {before[i] + 1} is missing: {piece.seq[i]} follows {before[i]}", seq=int(before[i]) + 1
-            )
-        self.last_seq = int(piece.seq[-1])
+    def _read_times(self, piece: Piece, seq: Int64s) -> None:
+        times = piece.column("recorded_at")
+        before = np.r_[self.recorded_at, times[:-1]]
+        for i in np.flatnonzero(times < before)[:FINDINGS_MAX].tolist():
+            self.found("time", "the row is recorded before the one that it follows", seq=int(seq[i]))
+        self.recorded_at = int(times[-1])
 
-    def _read_holds(self, piece: Piece) -> Int64s:
+    def _read_seals(self, piece: Piece, seq: Int64s) -> None:
+        """The first seal that does not fit is where the chain was broken: nothing behind it can be compared."""
+        if not self.chained:
+            return
+        hashes = ledger_chain.follow(self.last_hash, piece.rows, piece.texts)
+        wrong = np.flatnonzero(ledger_chain.seals(hashes) != piece.seal)
+        if len(wrong):
+            self.chained = False
+            self.found("seal", "the row's seal does not fit its fields and the row before it", seq=int(seq[wrong[0]]))
+        self.last_hash = hashes[-32:]
+
+    def _read_seq(self, seq: Int64s) -> None:
+        before = np.r_[self.last_seq, seq[:-1]]
+        for i in np.flatnonzero(seq != before + 1)[:FINDINGS_MAX].tolist():
+            self.found("gap", f"row {before[i] + 1} is missing: {seq[i]} follows {before[i]}", seq=int(before[i]) + 1)
+        self.last_seq = int(seq[-1])
+
+    def _read_holds(self, piece: Piece, seq: Int64s, amounts: Int64s) -> Int64s:
         """What each row does to the pending sums; holds are begun and finished on the way."""
-        pending = np.zeros(len(piece.seq), np.int64)
-        begun, finished = iter(piece.begun), iter(piece.finished)
-        for i in np.flatnonzero((piece.kind != Kind.DIRECT) & (piece.result == 0)).tolist():
-            sides, amount = (int(piece.debit[i]), int(piece.credit[i])), int(piece.amount[i])
-            if piece.kind[i] == Kind.PENDING:
-                self.open[next(begun)] = (*sides, amount)
+        pending = np.zeros(len(seq), np.int64)
+        rows = piece.rows
+        for i in np.flatnonzero((rows["kind"] != Kind.DIRECT) & (rows["result"] == 0)).tolist():
+            sides, amount = (int(rows["debit"][i]), int(rows["credit"][i])), int(amounts[i])
+            if rows["kind"][i] == Kind.PENDING:
+                self.open[rows["id"][i].tobytes()] = Open(*sides, amount, int(rows["expires_at"][i]))
                 pending[i] = amount
                 continue
-            hold_id = next(finished)
+            hold_id = rows["pending_id"][i].tobytes()
             hold = self.open.pop(hold_id, None)
             if hold is None:
-                self.found("hold", f"hold {hold_id.hex()} was not open", seq=int(piece.seq[i]))
+                self.found("hold", f"hold {hold_id.hex()} was not open", seq=int(seq[i]))
                 continue
-            pending[i] = -hold[2]
-            if hold[:2] != sides or amount > hold[2]:
-                self.found("hold", f"the row does not fit hold {hold_id.hex()}", seq=int(piece.seq[i]))
+            pending[i] = -hold.amount_minor
+            if (hold.debit, hold.credit) != sides or amount > hold.amount_minor:
+                self.found("hold", f"the row does not fit hold {hold_id.hex()}", seq=int(seq[i]))
         return pending
 
     def _read_running(self, piece: Piece, rows: Int64s, debit: Int64s, credit: Int64s, posted: Int64s) -> None:
@@ -132,8 +196,8 @@ class Audit:
         order = np.argsort(at * k + np.arange(2 * k) % k)
         at, row = at[order], rows[order % k]
         is_debit = order < k
-        version = np.where(is_debit, piece.debit_version[row], piece.credit_version[row])
-        balance = np.where(is_debit, piece.debit_balance[row], piece.credit_balance[row])
+        version = np.where(is_debit, piece.column("debit_version")[row], piece.column("credit_version")[row])
+        balance = np.where(is_debit, piece.column("debit_balance")[row], piece.column("credit_balance")[row])
         change = np.where(is_debit, -posted[order % k], posted[order % k])
         first = np.r_[True, at[1:] != at[:-1]]
         version_before = np.where(first, self.version[at], np.roll(version, 1))
@@ -147,7 +211,9 @@ class Audit:
         wrong = np.flatnonzero(found != wanted)
         for i in wrong[np.argsort(row[wrong], kind="stable")][:FINDINGS_MAX].tolist():
             number = int(self.accounts.number[at[i]])
-            self.found(what, f"{what} is {found[i]}, should be {wanted[i]}", seq=int(piece.seq[row[i]]), number=number)
+            self.found(
+                what, f"{what} is {found[i]}, should be {wanted[i]}", seq=int(piece.rows["seq"][row[i]]), number=number
+            )
 
     def _finish_accounts(self) -> None:
         accounts = self.accounts
@@ -177,6 +243,8 @@ class Audit:
             self.found("limit", detail, number=int(self.accounts.number[i]))
 
 
-def _hold(holds: dict[bytes, tuple[int, int, int]], hold_id: bytes) -> str:
-    hold = holds.get(hold_id)
-    return "not open" if hold is None else f"open with {hold[2]} from {account_id(hold[0])} to {account_id(hold[1])}"
+def _hold(hold: Open | None) -> str:
+    if hold is None:
+        return "not open"
+    sides = f"from {account_id(hold.debit)} to {account_id(hold.credit)}"
+    return f"open with {hold.amount_minor} {sides} until {moment(hold.expires_at) or 'ever'}"

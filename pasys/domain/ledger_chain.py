@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from hashlib import sha256
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -83,19 +82,31 @@ def chain(before: bytes, made: Rows, references: Sequence[str | None] | None) ->
     """
     packed = [text if text is None else text.encode() for text in references] if references is not None else None
     made["reference_size"] = -1 if packed is None else [-1 if text is None else len(text) for text in packed]
+    hashes = follow(before, made, b"" if packed is None else b"".join([text or b"" for text in packed]))
+    return seals(hashes), hashes[-32:] or before
+
+
+def follow(before: bytes, made: Rows, texts: bytes) -> bytes:
+    """The hash of each row, 32 bytes each. `texts` has the references of the rows, one behind the other."""
     data, size, empty = made.tobytes(), ROW.itemsize, sha256()
     hashes = []
     copy, hash, add = empty.copy, before, hashes.append
-    if packed is None:
+    if not texts:
         for start in range(0, len(data), size):
             step = copy()  # starting from a copy costs half of what a new one does
             step.update(hash + data[start : start + size])
             hash = step.digest()
             add(hash)
-    else:
-        for (start, end), text in zip(pairwise(range(0, len(data) + 1, size)), packed, strict=True):
-            step = copy()
-            step.update(hash + data[start:end] + (text or b""))
-            hash = step.digest()
-            add(hash)
-    return np.frombuffer(b"".join(hashes), ">i8").reshape(-1, 4)[:, 0].astype(np.int64), hash
+        return b"".join(hashes)
+    ends = np.cumsum(np.maximum(made["reference_size"].astype(np.int64), 0)).tolist()
+    for start, text, end in zip(range(0, len(data), size), [0, *ends], ends, strict=False):
+        step = copy()
+        step.update(hash + data[start : start + size] + texts[text:end])
+        hash = step.digest()
+        add(hash)
+    return b"".join(hashes)
+
+
+def seals(hashes: bytes) -> Int64s:
+    """What the rows keep of their hashes."""
+    return np.frombuffer(hashes, ">i8").reshape(-1, 4)[:, 0].astype(np.int64)

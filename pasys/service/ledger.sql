@@ -145,7 +145,7 @@ select code from asset order by code
 
 -- :audit_state
 -- An asset's accounts, holds and end, in one statement and so in one snapshot; the journal up to there cannot change.
-select s.last_seq,
+select s.last_seq, s.last_hash,
        coalesce((select max(seq) from transfer where asset = s.code), 0) as max_seq,
        a.*, h.*
   from asset s,
@@ -157,18 +157,35 @@ select s.last_seq,
                        array_send(array_agg(credits_posted)) as credits_posted
                   from (select * from account_now where asset = s.code order by id) ordered) a,
        lateral (select array_send(array_agg(id)) as hold_ids, array_send(array_agg(debit)) as hold_debits,
-                       array_send(array_agg(credit)) as hold_credits, array_send(array_agg(amount)) as hold_amounts
+                       array_send(array_agg(credit)) as hold_credits, array_send(array_agg(amount)) as hold_amounts,
+                       array_send(array_agg(coalesce(expires_at, 'infinity'))) as hold_expires
                   from hold where asset = s.code) h
  where s.code = %(asset)s
 
 -- :audit_piece
-select array_send(array_agg(seq)) as seq, array_send(array_agg(debit)) as debit,
-       array_send(array_agg(credit)) as credit, array_send(array_agg(amount)) as amount,
-       array_send(array_agg(kind::int8)) as kind, array_send(array_agg(result::int8)) as result,
+-- Rows in order, column by column: a row by itself would cost ten times as much to read.
+select array_send(array_agg(seq)) as seq, array_send(array_agg(id)) as id,
+       array_send(array_agg(debit)) as debit, array_send(array_agg(credit)) as credit,
+       array_send(array_agg(amount)) as amount, array_send(array_agg(kind)) as kind,
+       array_send(array_agg(code)) as code, array_send(array_agg(result)) as result,
        array_send(array_agg(debit_version)) as debit_version, array_send(array_agg(credit_version)) as credit_version,
        array_send(array_agg(debit_balance)) as debit_balance, array_send(array_agg(credit_balance)) as credit_balance,
-       array_send(array_agg(id) filter (where kind = 1 and result = 0)) as begun,
-       array_send(array_agg(pending_id) filter (where kind >= 2 and result = 0)) as finished
+       array_send(array_agg(effective_at)) as effective_at, array_send(array_agg(recorded_at)) as recorded_at,
+       array_send(array_agg(coalesce(expires_at, 'infinity'))) as expires_at,
+       array_send(array_agg(coalesce(pending_id, '00000000-0000-0000-0000-000000000000'))) as pending_id,
+       array_send(array_agg(coalesce(corrects, '00000000-0000-0000-0000-000000000000'))) as corrects,
+       array_send(array_agg(coalesce(octet_length(reference), -1))) as reference_size,
+       array_send(array_agg(seal)) as seal,
+       string_agg(convert_to(reference, 'UTF8'), ''::bytea) as texts
   from (select * from transfer
          where asset = %(asset)s and seq > %(after_seq)s and seq <= %(last_seq)s
          order by seq limit %(limit)s) piece
+
+-- :audit_keys
+-- Rows of a range whose id does not stand for them.
+select t.seq from transfer t left join transfer_key k on k.id = t.id and k.asset = t.asset and k.seq = t.seq
+ where t.asset = %(asset)s and t.seq > %(after_seq)s and t.seq <= %(last_seq)s and k.id is null
+ order by t.seq limit 100
+
+-- :audit_key_count
+select count(*) from transfer_key where asset = %(asset)s and seq <= %(last_seq)s

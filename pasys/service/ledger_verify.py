@@ -1,67 +1,126 @@
-"""The books are proved from the journal: every version, balance, hold and limit is derived again and compared."""
+"""The books are proved from the journal: every version, balance, hold, limit, seal and id is derived and compared."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from pasys.db import Unit, queries
-from pasys.domain.ledger_audit import FINDINGS_MAX, Audit, Finding, Piece
+from pasys.domain import ledger_chain
+from pasys.domain.ledger_audit import FINDINGS_MAX, Audit, Finding, Open, Piece, State, beginning
 from pasys.domain.ledger_batch import Accounts
 from pasys.service import ledger_wire as wire
 
 SQL = queries("ledger")
 PIECE = 20_000
 Progress = Callable[[str, int, int], None]
-_COLUMNS = ("seq", "debit", "credit", "amount", "kind", "result")
-_RUNNING = ("debit_version", "credit_version", "debit_balance", "credit_balance")
 
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """What an audit of all books found; `findings` begins with the first wrong row of each asset."""
+    """What an audit found. `transfers` are those that were read, `since` says behind which row of each asset it began;
+    `findings` begins with the first wrong row of each asset."""
 
     ok: bool
     transfers: int
     accounts: int
+    since: Mapping[str, int]
     findings: list[Finding]
 
 
-async def verify(unit: Unit, *, progress: Progress | None = None) -> Verification:
+async def verify(
+    unit: Unit,
+    *,
+    progress: Progress | None = None,
+    starts: Mapping[str, State] | None = None,
+    known: Mapping[str, Mapping[int, bytes]] | None = None,
+) -> Verification:
     """Derive all books again from the journal, while others go on posting.
 
-    `progress` is told the asset, how far it has come, and how far it is to go. Memory grows with accounts and open
-    holds, not with the journal.
+    `progress` is told the asset, how far it has come, and how far it is to go. `starts` are proven states to begin at,
+    by asset; `known` are hashes that rows must have, by asset and seq, from a checkpoint that is kept elsewhere. Memory
+    grows with accounts and open holds, not with the journal.
     """
     findings: list[Finding] = []
     transfers = accounts = 0
+    since: dict[str, int] = {}
     for (asset,) in await unit.rows(SQL["assets"]):
-        state = await _one(unit, "audit_state", asset=asset)
-        audit = Audit(asset, _accounts(state))
-        transfers += await _walk(unit, audit, state["last_seq"], progress)
-        audit.finish(last_seq=state["last_seq"], max_seq=state["max_seq"], holds=_holds(state))
-        accounts += len(audit.accounts)
+        start = (starts or {}).get(asset) or beginning(asset)
+        audit, rows = await audited(unit, asset, start, progress=progress, known=(known or {}).get(asset))
+        transfers, accounts, since[asset] = transfers + rows, accounts + len(audit.accounts), start.seq
         findings += audit.findings
-    return Verification(not findings, transfers, accounts, findings[:FINDINGS_MAX])
+    return Verification(not findings, transfers, accounts, since, findings[:FINDINGS_MAX])
 
 
-async def _walk(unit: Unit, audit: Audit, last_seq: int, progress: Progress | None) -> int:
-    """Take the journal up to its end piece by piece; the number of rows."""
-    rows = 0
-    while True:
-        sent = await _one(
-            unit, "audit_piece", asset=audit.asset, after_seq=audit.last_seq, last_seq=last_seq, limit=PIECE
-        )
-        if sent["seq"] is None:
-            return rows
-        numbers = {name: wire.read_int8s(sent[name]) for name in (*_COLUMNS, *_RUNNING)}
-        audit.read(Piece(**numbers, begun=wire.read_uuids(sent["begun"]), finished=wire.read_uuids(sent["finished"])))
-        rows += len(numbers["seq"])
+async def audited(
+    unit: Unit,
+    asset: str,
+    start: State,
+    *,
+    progress: Progress | None = None,
+    known: Mapping[int, bytes] | None = None,
+) -> tuple[Audit, int]:
+    """One asset's books, derived from a state up to now; the audit behind its last row, and the rows that it read."""
+    state = await _one(unit, "audit_state", asset=asset)
+    last_seq = state["last_seq"]
+    audit = Audit(asset, _accounts(state), start)
+    rows = await _walk(unit, audit, last_seq, progress, dict(known or {}))
+    audit.finish(last_seq=last_seq, max_seq=state["max_seq"], last_hash=bytes(state["last_hash"]), holds=_holds(state))
+    await _keys(unit, audit, start.seq, last_seq)
+    return audit, rows
+
+
+async def _walk(unit: Unit, audit: Audit, last_seq: int, progress: Progress | None, known: dict[int, bytes]) -> int:
+    """Take the journal up to its end piece by piece, the next one on its way while one is audited; the number of rows.
+
+    A piece ends where a hash is known, so that the two can be compared.
+    """
+    rows, after = 0, audit.last_seq
+    for seq in sorted(known):
+        if seq > last_seq:
+            audit.found("checkpoint", f"the journal ends at {last_seq}; a checkpoint knows row {seq}", seq=seq)
+    marks = [seq for seq in sorted(known) if after < seq <= last_seq]
+    coming = _ask(unit, audit.asset, after, last_seq, marks)
+    while (sent := await coming)["seq"] is not None:
+        piece = _piece(sent)
+        after = int(piece.rows["seq"][-1])
+        coming = _ask(unit, audit.asset, after, last_seq, marks)
+        await asyncio.sleep(0)  # the server is at work on the next while we are on this one
+        audit.read(piece)
+        rows += len(piece.rows)
+        if after in known and audit.chained and audit.last_hash != known[after]:
+            audit.found("checkpoint", f"row {after} does not have the hash that the checkpoint knows", seq=after)
         if progress is not None:
             progress(audit.asset, audit.last_seq, last_seq)
+    return rows
+
+
+def _ask(unit: Unit, asset: str, after: int, last_seq: int, marks: list[int]) -> asyncio.Task[dict[str, Any]]:
+    until = next((seq for seq in marks if seq > after), last_seq)
+    until = min(until, last_seq)
+    asked = _one(unit, "audit_piece", asset=asset, after_seq=after, last_seq=until, limit=PIECE)
+    return asyncio.create_task(asked)
+
+
+def _piece(sent: dict[str, Any]) -> Piece:
+    first = wire.read(sent["seq"], ledger_chain.ROW["seq"])
+    rows = np.empty(len(first), ledger_chain.ROW)
+    for name in ledger_chain.ROW.names or ():
+        rows[name] = wire.read(sent[name], ledger_chain.ROW[name])
+    return Piece(rows, bytes(sent["texts"] or b""), wire.read_int8s(sent["seal"]))
+
+
+async def _keys(unit: Unit, audit: Audit, after_seq: int, last_seq: int) -> None:
+    """Every row's id stands for it, and no id stands for a row that there is not."""
+    for row in await unit.rows(SQL["audit_keys"], asset=audit.asset, after_seq=after_seq, last_seq=last_seq):
+        audit.found("id", "the row's id does not stand for it: it could be posted again", seq=row.seq)
+    count = await unit.value(SQL["audit_key_count"], asset=audit.asset, last_seq=last_seq)
+    if count != last_seq:
+        audit.found("id", f"{count} ids stand for {last_seq} rows")
 
 
 def _accounts(state: dict[str, Any]) -> Accounts:
@@ -80,9 +139,11 @@ def _accounts(state: dict[str, Any]) -> Accounts:
     )
 
 
-def _holds(state: dict[str, Any]) -> dict[bytes, tuple[int, int, int]]:
-    columns = (wire.read_int8s(state[name]).tolist() for name in ("hold_debits", "hold_credits", "hold_amounts"))
-    return dict(zip(wire.read_uuids(state["hold_ids"]), zip(*columns, strict=True), strict=True))
+def _holds(state: dict[str, Any]) -> dict[bytes, Open]:
+    names = ("hold_debits", "hold_credits", "hold_amounts", "hold_expires")
+    columns = [wire.read_int8s(state[name]).tolist() for name in names]
+    ids = wire.read(state["hold_ids"], ledger_chain.ROW["id"]).tolist()
+    return {id: Open(*fields) for id, *fields in zip(ids, *columns, strict=True)}
 
 
 async def _one(unit: Unit, name: str, **values: Any) -> dict[str, Any]:

@@ -130,24 +130,21 @@ def texts(values: Sequence[str | None]) -> Texts:
 
 
 def read_int8s(sent: bytes | None) -> NDArray[np.int64]:
-    """The numbers of an array_send(int8[]) without nulls; none for a null."""
+    """The numbers of an array_send(int8[]) without nulls; none for a null. Times come as microseconds since 2000."""
+    return read(sent, _INT8["value"]).astype(np.int64)
+
+
+def read(sent: bytes | None, kind: np.dtype[Any]) -> NDArray[Any]:
+    """The elements of an array_send without nulls, as they stand there (big-endian); none for a null."""
     if sent is None or len(sent) <= 12:
-        return np.zeros(0, np.int64)
-    assert not struct.unpack_from(">i", sent, 4)[0], "a null in an array of counters"
-    return np.frombuffer(sent, _INT8, offset=20)["value"].astype(np.int64)
+        return np.zeros(0, kind)
+    assert not struct.unpack_from(">i", sent, 4)[0], "a null in an array that has none"
+    return np.frombuffer(sent, np.dtype([("size", ">i4"), ("value", kind)]), offset=20)["value"]
 
 
 def read_time(sent: bytes) -> int:
     """The microseconds since 2000 of a timestamptz_send."""
     return int.from_bytes(sent, "big", signed=True)
-
-
-def read_uuids(sent: bytes | None) -> list[bytes]:
-    """The ids of an array_send(uuid[]) without nulls, as their 16 bytes; none for a null."""
-    if sent is None or len(sent) <= 12:
-        return []
-    assert not struct.unpack_from(">i", sent, 4)[0], "a null in an array of ids"
-    return np.frombuffer(sent, _UUID, offset=20)["value"].tolist()
 
 
 def copy_data(**columns: NDArray[Any] | bytes) -> bytes:
