@@ -185,6 +185,23 @@ class Bus:
             return None
         return (info.num_pending or 0) + (info.num_ack_pending or 0)
 
+    async def waits_since(self, durable: str) -> datetime | None:
+        """No message that the consumer has not finished is older than this; None where it has finished all.
+
+        Raises BusUnavailable.
+        """
+        try:
+            info = await self.js.consumer_info(self.events, durable, timeout=2)
+            if not info.num_pending and not info.num_ack_pending:
+                return None
+            finished = info.ack_floor.stream_seq if info.ack_floor else 0
+            oldest = await self.js.get_msg(self.events, seq=finished + 1, subject=">", next=True)
+            return oldest.time
+        except NotFoundError:  # nobody has asked for its messages yet, or the last of them has just gone
+            return None
+        except (*BUS_ERRORS, APIError) as error:
+            raise BusUnavailable(reason=str(error) or type(error).__name__) from None
+
     async def park(self, message: Msg, *, handler: str, event_id: str, reason: str, traceback: str) -> None:
         """Put a message aside, with the reason, and stop its delivery. Parked twice, it stands here once."""
         metadata = message.metadata

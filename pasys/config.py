@@ -64,6 +64,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ack_wait_s: float = 10.0
     deliveries_max: int = 12
     event_retention_s: int = 30 * 86_400
+    event_overdue_s: float = 300.0
     psp_timeout_s: float = 10.0
     resolve_every_s: float = 2.0
     outcome_deadline_s: int = 86_400

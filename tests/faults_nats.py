@@ -36,6 +36,12 @@ class OwnNats:
             self._process.kill()
             await asyncio.to_thread(self._process.wait)
 
+    async def lose_everything(self) -> None:
+        """Its disk is gone, and it comes back without anything that it had acknowledged."""
+        await self.kill()
+        await asyncio.to_thread(shutil.rmtree, self._server.data)
+        await self.start()
+
 
 @asynccontextmanager
 async def own_nats() -> AsyncIterator[OwnNats]:

@@ -35,3 +35,5 @@ from pasys.schema.checks import psp_notice as psp_notice
 from pasys.schema.wire import event as event
 from pasys.schema.wire import outbox as outbox
 from pasys.schema.wire import inbox as inbox
+from pasys.schema.wire import inbox_mark as inbox_mark
+from pasys.schema.wire import overdue as overdue

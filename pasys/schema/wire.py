@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Column, Index, LargeBinary, Table
+from sqlalchemy import Boolean, Column, Index, Integer, LargeBinary, Table
 
 from pasys.schema.base import Id, Time, metadata
 
@@ -35,4 +35,25 @@ inbox = Table(
     metadata,
     Column("event_id", Id, primary_key=True),
     Column("handler", Id, primary_key=True),
+)
+
+# How far each daemon has looked through what was announced: whatever it should have had up to here it has had, or it
+# stands in `overdue`.
+inbox_mark = Table(
+    "inbox_mark",
+    metadata,
+    Column("daemon", Id, primary_key=True),
+    Column("event_id", Id, nullable=False),
+)
+
+# What a handler should have had long ago: announced again when it is due, `times` so far. What it could not handle is
+# `parked` and waits for a person.
+overdue = Table(
+    "overdue",
+    metadata,
+    Column("handler", Id, primary_key=True),
+    Column("event_id", Id, primary_key=True),
+    Column("times", Integer, nullable=False, server_default="0"),
+    Column("parked", Boolean, nullable=False, server_default="false"),
+    Column("due_at", Time, nullable=False),
 )

@@ -22,6 +22,7 @@ from pasys.worker.doors import Doors
 from pasys.worker.lane import BooksLane, Lane, WorldLane
 from pasys.worker.log import configure, log
 from pasys.worker.pulse import Pulse
+from pasys.worker.refill import Refill
 from pasys.worker.relay import Relay
 from pasys.worker.timer import run_timer
 
@@ -90,6 +91,8 @@ async def run(
     tasks = [asyncio.create_task(lane.run(stop), name=lane.durable) for lane in lanes]
     background = [asyncio.create_task(run_timer(daemon, timer, db, relay, stop, pulse)) for timer in daemon.timers]
     background += [asyncio.create_task(relay.run(stop)), asyncio.create_task(pulse.run(stop, lanes))]
+    if settings.event_overdue_s:
+        background.append(asyncio.create_task(Refill(daemon, lanes, db, bus).run(stop)))
     log.info("%s runs: %d handlers, %d timers", daemon.name, len(lanes), len(daemon.timers))
     subscribed = asyncio.gather(*(lane.subscribed.wait() for lane in lanes))
     announce = asyncio.create_task(_announce_ready(subscribed, ready))

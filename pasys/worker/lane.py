@@ -26,6 +26,7 @@ from pasys.events import Envelope, Event, decode
 from pasys.worker.doors import Doors
 from pasys.worker.log import log
 from pasys.worker.pulse import Pulse
+from pasys.worker.refill import remember_parked
 from pasys.worker.relay import Relay
 
 BACKOFF_FIRST_S = 0.2
@@ -235,7 +236,9 @@ class Lane:
         reason = f"{type(error).__name__}: {error}"
         try:
             await self._bus.park(message, handler=self.name, event_id=event_id, reason=reason, traceback=trace)
-        except BUS_ERRORS as lost:
+            if event_id:
+                await remember_parked(self._db, self.name, event_id)
+        except (Unavailable, *BUS_ERRORS) as lost:
             log.warning("%s could not park; it will be delivered again: %s", self.name, lost)
         self._in_hand.pop(id(message), None)
 
