@@ -7,6 +7,7 @@ fraud.flagged -> block -> analytics.recorded | refund.approved | refund.requeste
 every 5 s -> expire -> transaction.failed
 every 10 s -> prune -> nothing
 every 5 s -> keep -> nothing
+every checkpoint_every_s -> checkpoint -> nothing
 """  # noqa: E501 - the picture is drawn by the code, a line for each handler
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from pasys.events import (
     TransactionFlagged,
     TransactionSucceeded,
 )
-from pasys.service import event, ledger_partition, settlement
+from pasys.service import event, ledger_checkpoint, ledger_partition, settlement
 
 daemon = Daemon("ledger")
 
@@ -76,3 +77,11 @@ async def prune(unit: Unit) -> None:
 async def keep(unit: Unit) -> None:
     """The journal's next partitions are there before they are needed, and closed ones get their indexes."""
     await ledger_partition.keep(unit)
+
+
+@daemon.every("checkpoint_every_s")
+async def checkpoint(unit: Unit) -> None:
+    """What is new in the books is verified and signed."""
+    from pasys.adapters.signer import open_signer  # here, because nothing else of this daemon needs cryptography
+
+    await ledger_checkpoint.checkpoint(unit, open_signer(unit.settings))

@@ -72,6 +72,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     fraud_when_down: Literal["hold", "allow", "review"] = "hold"
     fraud_grace_s: float = 30.0
     refund_approval_above: dict[str, str] = msgspec.field(default_factory=lambda: dict(_APPROVAL_ABOVE))
+    checkpoint_every_s: int = 3_600
+    signing_key_file: str | None = None
     reconcile_every_s: int = 3_600
     reconcile_settle_s: int = 60
 

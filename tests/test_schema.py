@@ -23,7 +23,15 @@ from pasys.config import Settings
 from pasys.errors import DatabaseUnavailable, SchemaOutdated
 from pasys.schema import metadata
 
-APPEND_ONLY = ("transfer", "transfer_key", "transaction_history", "refund_history", "fraud_decision", "fraud_rules")
+APPEND_ONLY = (
+    "transfer",
+    "transfer_key",
+    "checkpoint",
+    "transaction_history",
+    "refund_history",
+    "fraud_decision",
+    "fraud_rules",
+)
 HOME = Settings(home="unused", database_url="postgresql://nowhere")
 REVISIONS = [
     script.revision for script in reversed(list(ScriptDirectory.from_config(migration._alembic(HOME)).walk_revisions()))

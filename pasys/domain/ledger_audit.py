@@ -41,6 +41,16 @@ class Piece:
     def column(self, name: str) -> Int64s:
         return self.rows[name].astype(np.int64)
 
+    def interleaved(self) -> bytes:
+        """Each row with its reference behind it, as they are hashed."""
+        if not self.texts:
+            return self.rows.tobytes()
+        data, size = self.rows.tobytes(), ledger_chain.ROW.itemsize
+        ends = np.cumsum(np.maximum(self.column("reference_size"), 0)).tolist()
+        starts = range(0, len(data), size)
+        rows = zip(starts, [0, *ends], ends, strict=False)
+        return b"".join([data[at : at + size] + self.texts[text:end] for at, text, end in rows])
+
 
 @dataclass(frozen=True, slots=True)
 class Open:

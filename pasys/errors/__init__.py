@@ -59,6 +59,7 @@ from pasys.errors.ledger import HistoryMissing as HistoryMissing
 from pasys.errors.ledger import HoldUnusable as HoldUnusable
 from pasys.errors.ledger import InsufficientFunds as InsufficientFunds
 from pasys.errors.ledger import LimitExceeded as LimitExceeded
+from pasys.errors.ledger import SigningKeyUnusable as SigningKeyUnusable
 from pasys.errors.ledger import TransferConflict as TransferConflict
 from pasys.errors.ledger import TransferRefused as TransferRefused
 from pasys.errors.ledger import WrongAsset as WrongAsset

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pasys.errors.base import Conflict, Integrity, NotFound, Refused
+from pasys.errors.base import Conflict, Integrity, Invalid, NotFound, Refused
 
 # Accounts ------------------------------------------------------------------------------------------------------------
 
@@ -70,6 +70,11 @@ class TransferConflict(Conflict):
 class BooksDoNotHold(Integrity):
     says = "the books do not hold: {finding}"
     fix = "Stop paying out, keep the database as it is, and compare with a backup."
+
+
+class SigningKeyUnusable(Invalid):
+    says = "the signing key {path} cannot be used: {reason}"
+    fix = "Name a PEM file with an Ed25519 private key in signing_key_file, or leave it out and one is made."
 
 
 class HistoryMissing(NotFound):

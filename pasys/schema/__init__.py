@@ -18,6 +18,8 @@ from pasys.schema.ledger import account_now as account_now
 from pasys.schema.ledger import transfer as transfer
 from pasys.schema.ledger import transfer_key as transfer_key
 from pasys.schema.ledger import hold as hold
+from pasys.schema.ledger import checkpoint as checkpoint
+from pasys.schema.ledger import checkpoint_state as checkpoint_state
 from pasys.schema.money_path import transaction as transaction
 from pasys.schema.money_path import transaction_history as transaction_history
 from pasys.schema.money_path import idempotency as idempotency

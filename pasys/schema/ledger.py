@@ -130,3 +130,25 @@ hold = Table(
     Column("reference", Id),
     Index("hold_expires_at_idx", "expires_at", postgresql_where=text("expires_at is not null")),
 )
+
+# A signed statement of what a row's hash is, and the state of the books there: pasys.domain.ledger_checkpoint.
+checkpoint = Table(
+    "checkpoint",
+    metadata,
+    Column("asset", Id, primary_key=True),
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("hash", LargeBinary, nullable=False),
+    Column("state_hash", LargeBinary, nullable=False),
+    Column("key_id", Id, nullable=False),
+    Column("signature", LargeBinary, nullable=False),
+    Column("at", Time, nullable=False),
+    CheckConstraint("length(hash) = 32 and length(state_hash) = 32", name="hash"),
+)
+
+checkpoint_state = Table(
+    "checkpoint_state",
+    metadata,
+    Column("asset", Id, primary_key=True),
+    Column("seq", BigInteger, nullable=False),
+    Column("state", LargeBinary, nullable=False),
+)

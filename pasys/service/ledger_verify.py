@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,42 +68,52 @@ async def audited(
     state = await _one(unit, "audit_state", asset=asset)
     last_seq = state["last_seq"]
     audit = Audit(asset, _accounts(state), start)
-    rows = await _walk(unit, audit, last_seq, progress, dict(known or {}))
+    rows = await _walk(unit, audit, last_seq, progress, known or {})
     audit.finish(last_seq=last_seq, max_seq=state["max_seq"], last_hash=bytes(state["last_hash"]), holds=_holds(state))
     await _keys(unit, audit, start.seq, last_seq)
     return audit, rows
 
 
-async def _walk(unit: Unit, audit: Audit, last_seq: int, progress: Progress | None, known: dict[int, bytes]) -> int:
-    """Take the journal up to its end piece by piece, the next one on its way while one is audited; the number of rows.
-
-    A piece ends where a hash is known, so that the two can be compared.
-    """
-    rows, after = 0, audit.last_seq
+async def _walk(unit: Unit, audit: Audit, last_seq: int, progress: Progress | None, known: Mapping[int, bytes]) -> int:
+    """Take the journal up to its end piece by piece; the number of rows."""
     for seq in sorted(known):
         if seq > last_seq:
             audit.found("checkpoint", f"the journal ends at {last_seq}; a checkpoint knows row {seq}", seq=seq)
-    marks = [seq for seq in sorted(known) if after < seq <= last_seq]
-    coming = _ask(unit, audit.asset, after, last_seq, marks)
-    while (sent := await coming)["seq"] is not None:
-        piece = _piece(sent)
-        after = int(piece.rows["seq"][-1])
-        coming = _ask(unit, audit.asset, after, last_seq, marks)
-        await asyncio.sleep(0)  # the server is at work on the next while we are on this one
+    rows = 0
+    async for piece in pieces(unit, audit.asset, audit.last_seq, last_seq, marks=sorted(known)):
         audit.read(piece)
         rows += len(piece.rows)
-        if after in known and audit.chained and audit.last_hash != known[after]:
-            audit.found("checkpoint", f"row {after} does not have the hash that the checkpoint knows", seq=after)
+        wanted = known.get(audit.last_seq)
+        if wanted is not None and audit.chained and audit.last_hash != wanted:
+            detail = f"row {audit.last_seq} does not have the hash that the checkpoint knows"
+            audit.found("checkpoint", detail, seq=audit.last_seq)
         if progress is not None:
             progress(audit.asset, audit.last_seq, last_seq)
     return rows
 
 
-def _ask(unit: Unit, asset: str, after: int, last_seq: int, marks: list[int]) -> asyncio.Task[dict[str, Any]]:
-    until = next((seq for seq in marks if seq > after), last_seq)
-    until = min(until, last_seq)
-    asked = _one(unit, "audit_piece", asset=asset, after_seq=after, last_seq=until, limit=PIECE)
-    return asyncio.create_task(asked)
+async def pieces(
+    unit: Unit, asset: str, after_seq: int, last_seq: int, *, marks: Sequence[int] = ()
+) -> AsyncIterator[Piece]:
+    """The rows behind `after_seq` up to `last_seq`, some thousands at a time; a piece ends with each row in `marks`.
+
+    The database works on the next piece while the caller is on one.
+    """
+
+    def ask(after: int) -> asyncio.Task[dict[str, Any]]:
+        until = next((seq for seq in marks if after < seq <= last_seq), last_seq)
+        return asyncio.create_task(_one(unit, "audit_piece", asset=asset, after_seq=after, last_seq=until, limit=PIECE))
+
+    coming = ask(after_seq)
+    try:
+        while (sent := await coming)["seq"] is not None:
+            piece = _piece(sent)
+            coming = ask(int(piece.rows["seq"][-1]))
+            await asyncio.sleep(0)  # so that the question is sent
+            yield piece
+    finally:
+        if not coming.done():  # the caller has gone: the connection must not stay in the middle of an answer
+            await coming
 
 
 def _piece(sent: dict[str, Any]) -> Piece:
