@@ -1,6 +1,6 @@
 """Ledger: what the world said becomes entries in the books, and what must not stay goes back.
 
-settlement.succeeded -> succeed -> analytics.recorded | refund.approved | refund.requested | transaction.flagged | transaction.succeeded
+settlement.succeeded -> succeed -> analytics.recorded | reconciliation.mismatched | refund.approved | refund.requested | transaction.flagged | transaction.succeeded
 settlement.failed -> fail -> analytics.recorded | transaction.failed | transaction.flagged
 settlement.unknown -> doubt -> nothing
 fraud.flagged -> block -> analytics.recorded | refund.approved | refund.requested | transaction.flagged
@@ -17,6 +17,7 @@ from pasys.db import Unit
 from pasys.events import (
     AnalyticsRecorded,
     FraudFlagged,
+    ReconciliationMismatched,
     RefundApproved,
     RefundRequested,
     SettlementFailed,
@@ -34,7 +35,14 @@ daemon = Daemon("ledger")
 @daemon.on
 async def succeed(
     events: list[SettlementSucceeded], unit: Unit
-) -> list[TransactionSucceeded | TransactionFlagged | AnalyticsRecorded | RefundRequested | RefundApproved]:
+) -> list[
+    TransactionSucceeded
+    | TransactionFlagged
+    | AnalyticsRecorded
+    | ReconciliationMismatched
+    | RefundRequested
+    | RefundApproved
+]:
     """The hold becomes money, the merchant is credited, the PSP's fee is booked."""
     return await settlement.succeed(unit, events)  # type: ignore[return-value]
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 
-from pasys.adapters import Authorised, Declined, Payment, Psp
+from pasys.adapters import Authorised, Captured, Declined, Payment, Psp
 from pasys.daemon import Daemon
 from pasys.db import Unit
 from pasys.errors import PspUnavailable, Rejected
@@ -64,6 +64,8 @@ async def send(event: SettlementRequested, psp: Psp) -> SettlementSucceeded | Se
         step, authorised = "capture", answer
         captured = await psp.capture(payment, authorised)
         capture_ms = clock.lap_ms()
+        if isinstance(captured, Captured) and (captured.amount.minor < 1 or captured.amount.asset != event.asset):
+            raise PspUnavailable(psp=event.psp, reason=f"it says that it captured {captured.amount}")  # no such answer
         if isinstance(captured, Declined):
             return _failed(event, "capture", captured, capture_ms)
     except PspUnavailable as silence:

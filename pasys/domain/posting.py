@@ -77,7 +77,7 @@ def late_capture(
     merchant: int | None = None,
     effective_at: datetime | None = None,
 ) -> list[Transfer]:
-    """The PSP has captured although the hold is gone; what the world has done is recorded all the same."""
+    """The PSP has captured although the hold is gone, or beyond it; what the world did is recorded all the same."""
     arrival = Transfer(
         debit=receivable,
         credit=customer,

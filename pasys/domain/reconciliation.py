@@ -205,6 +205,17 @@ def told_fee_minor(expected: Expected, line: Line) -> int:
     return line.fee_minor if telling and line.occurrence == 1 and not is_second(expected, line) else 0
 
 
+def captured_otherwise(asked: Expected, *, captured_minor: int, reference: str) -> Difference | None:
+    """The difference between what a PSP was asked to capture and what it says that it has captured; None for none.
+
+    The books have what was captured, as its statement will. Whose the difference is, a person finds out.
+    """
+    if captured_minor == asked.amount_minor:
+        return None
+    found = {"type": "capture", "asset": asked.asset, "amount_minor": captured_minor, "source_id": reference}
+    return Difference(BreakKind.AMOUNT, asked.facts(), found, captured_minor - asked.amount_minor)
+
+
 def missing_at_psp(expected: Expected) -> Difference:
     """The difference of something that the books have and the statement has not."""
     return Difference(BreakKind.MISSING_AT_PSP, expected.facts(), {}, -expected.net_minor)
@@ -220,6 +231,10 @@ def correction(break_id: str, kind: str, difference_minor: int, *, psp: str, fou
         raise NoCorrection(break_id=break_id, kind=kind, reason="the transaction or refund itself has to be put right")
     if difference_minor == 0:
         raise NoCorrection(break_id=break_id, kind=kind, reason="the difference is zero")
+    if found.get("type") == "capture" and "line_id" not in found:
+        raise NoCorrection(
+            break_id=break_id, kind=kind, reason="the books have what was captured, and not what was asked"
+        )
     owed = receivable(psp)
     debit, credit = (FEES, owed) if kind == BreakKind.FEE else (owed, SUSPENSE)
     if difference_minor < 0:

@@ -55,26 +55,33 @@ def arrival(payment: Pending) -> Arrival:
 
 
 def settled(payment: Pending, captured_minor: int) -> list[Transfer]:
-    """The transfers that record a capture."""
-    how, payee = arrival(payment), payment.payee
-    if how is Arrival.EXPECTED:
-        assert payment.hold is not None
-        if payee is None:
-            return posting.capture(hold=payment.hold, captured_minor=captured_minor)
-        return posting.settlement(hold=payment.hold, merchant=payee, captured_minor=captured_minor)
-    if how is Arrival.FLAGGED:
-        assert payment.hold is not None
-        return posting.capture(hold=payment.hold, captured_minor=captured_minor)
+    """The transfers that record a capture: all that was captured, by the hold as far as it goes."""
+    how = arrival(payment)
     if how is Arrival.KNOWN:
         return []
-    released = [] if payment.lapsed is None else posting.void(hold=payment.lapsed)
-    return released + posting.late_capture(
+    payee = payment.payee if how in (Arrival.EXPECTED, Arrival.OVERDUE) else None
+    if how not in (Arrival.EXPECTED, Arrival.FLAGGED):
+        released = [] if payment.lapsed is None else posting.void(hold=payment.lapsed)
+        return released + _beyond_the_hold(payment, captured_minor, payee)
+    hold = payment.hold
+    assert hold is not None, "it is expected, or was flagged, with its hold"
+    held_minor = min(captured_minor, hold.amount_minor)
+    if payee is None:
+        posted = posting.capture(hold=hold, captured_minor=held_minor)
+    else:
+        posted = posting.settlement(hold=hold, merchant=payee, captured_minor=held_minor)
+    beyond_minor = captured_minor - held_minor
+    return posted + (_beyond_the_hold(payment, beyond_minor, payee) if beyond_minor else [])
+
+
+def _beyond_the_hold(payment: Pending, amount_minor: int, payee: int | None) -> list[Transfer]:
+    return posting.late_capture(
         receivable=payment.receivable,
         customer=payment.payer,
-        amount_minor=captured_minor,
+        amount_minor=amount_minor,
         asset=payment.asset,
         reference=payment.id,
-        merchant=payee if how is Arrival.OVERDUE else None,
+        merchant=payee,
     )
 
 

@@ -71,10 +71,14 @@ class ReconciliationMatched(Event, frozen=True, kw_only=True):
 
 @fact("reconciliation.mismatched", about="break_id", final=True)
 class ReconciliationMismatched(Event, frozen=True, kw_only=True):
-    """One line and the books disagree, as the break's evidence shows."""
+    """One line and the books disagree, or a capture and what was asked for, as the break's evidence shows.
+
+    A run has found it, or else the transaction's own capture.
+    """
 
     break_id: str
-    run_id: str
+    run_id: str | None
+    transaction_id: str | None = None
     kind: str
     difference_minor: int
 
@@ -84,5 +88,5 @@ class ReconciliationResolved(Event, frozen=True, kw_only=True):
     """A break is closed: by a corrective entry, by the late line, or by a person's word."""
 
     break_id: str
-    run_id: str
+    run_id: str | None
     resolution: str

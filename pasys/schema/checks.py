@@ -87,7 +87,7 @@ reconciliation_break = Table(
     "reconciliation_break",
     metadata,
     Column("id", Id, primary_key=True),
-    Column("run_id", Id, nullable=False),
+    Column("run_id", Id),  # none where a capture itself showed the difference
     Column("psp", Text, nullable=False),
     Column("kind", Text, nullable=False),
     Column("asset", Id, nullable=False),

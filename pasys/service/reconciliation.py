@@ -179,7 +179,7 @@ async def _complete(unit: Unit, run: Any, event: ReconciliationFetched) -> list[
     said: list[Said] = [*await judge_left_over(unit, run)]
     said += await close_no_longer_repeated(unit, run)
     if event.whole:
-        said += await open_breaks(unit, run, await _missing(unit, run, read_from=event.since))
+        said += await open_breaks(unit, await _missing(unit, run, read_from=event.since), psp=run.psp, run_id=run.id)
     done = await unit.row(SQL["complete"], run_id=run.id, psp=run.psp, since=run.since, until=run.until, now=unit.now)
     assert done is not None, "it is locked and reading"
     return [

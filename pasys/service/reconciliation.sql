@@ -91,7 +91,7 @@ select t.id::text as entity_id, t.asset, case when a.name = 'bank:main' then -t.
 
 -- :stand_ins   the lines that stand for these entities already, whether they agree with them or not
 select entity_id, line_id from reconciliation_break
- where entity_id = any (%(ids)s::text[]) and kind in ('amount', 'fee', 'currency', 'late')
+ where entity_id = any (%(ids)s::text[]) and kind in ('amount', 'fee', 'currency', 'late') and line_id is not null
 union all
 select matched_id, line_id from statement_line
  where matched_id = any (%(ids)s::text[]) and occurrence = 1;
@@ -156,7 +156,8 @@ select entity_id, asset, amount_minor, fee_minor, status, reference, moved_at
   from ours o
  where not exists (select from statement_line l where l.matched_id = o.entity_id)
    and not exists (select from reconciliation_break b where b.entity_id = o.entity_id
-                      and b.kind in ('amount', 'fee', 'currency', 'status', 'late', 'missing_at_psp'))
+                      and (b.kind = 'missing_at_psp'
+                           or (b.kind in ('amount', 'fee', 'currency', 'status', 'late') and b.line_id is not null)))
  order by entity_id;
 
 -- :complete   the run, with what its window holds now

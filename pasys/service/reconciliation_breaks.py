@@ -29,10 +29,13 @@ LISTING_MAX = 10_000
 
 @dataclass(frozen=True, slots=True)
 class BreakRow:
-    """A break with its evidence: what the books say, and what the statement says."""
+    """A break with its evidence: what the books say, and what the statement says.
+
+    `run_id` is None for one that no run found: a PSP captured another amount than it was asked for.
+    """
 
     id: str
-    run_id: str
+    run_id: str | None
     psp: str
     kind: str
     asset: str
@@ -70,17 +73,20 @@ class Finding:
     entity_id: str | None
 
 
-async def open_breaks(unit: Unit, run: Any, findings: Sequence[Finding]) -> list[ReconciliationMismatched]:
-    """Record differences; the caller has seen that they are new."""
+async def open_breaks(
+    unit: Unit, findings: Sequence[Finding], *, psp: str, run_id: str | None
+) -> list[ReconciliationMismatched]:
+    """Record differences; the caller has seen that they are new. Without a run, a transaction's capture showed them."""
     if not findings:
         return []
-    rows = [_values(unit, run, finding) for finding in findings]
+    rows = [_values(unit, finding, psp, run_id) for finding in findings]
     await unit.execute(insert(table), rows)
     return [
         ReconciliationMismatched(
             asset=row["asset"],
             break_id=row["id"],
-            run_id=run.id,
+            run_id=run_id,
+            transaction_id=row["entity_id"] if run_id is None else None,
             kind=row["kind"],
             difference_minor=row["difference_minor"],
         )
@@ -88,12 +94,12 @@ async def open_breaks(unit: Unit, run: Any, findings: Sequence[Finding]) -> list
     ]
 
 
-def _values(unit: Unit, run: Any, finding: Finding) -> dict[str, Any]:
+def _values(unit: Unit, finding: Finding, psp: str, run_id: str | None) -> dict[str, Any]:
     difference = finding.difference
     return {
         "id": ids.new("brk"),
-        "run_id": run.id,
-        "psp": run.psp,
+        "run_id": run_id,
+        "psp": psp,
         "kind": difference.kind.value,
         "asset": finding.asset,
         "difference_minor": difference.difference_minor,

@@ -263,7 +263,7 @@ async def _write(unit: Unit, run: Any, verdict: _Verdict) -> list[Said]:
     said: list[Said] = []
     said += await close(unit, verdict.agree, Resolution.CORRECTED)
     said += await close(unit, verdict.late, Resolution.LATE_LINE)
-    said += await open_breaks(unit, run, verdict.found)
+    said += await open_breaks(unit, verdict.found, psp=run.psp, run_id=run.id)
     fees = await _told_fees(unit, run.psp, verdict.fees)
     await ledger.post(unit, [*(transfer for made in payouts.values() for transfer in made), *fees])
     return said

@@ -13,6 +13,7 @@ from pasys.db import Unit, queries
 from pasys.domain import posting
 from pasys.domain.account import receivable
 from pasys.domain.ledger import Transfer
+from pasys.domain.reconciliation import Expected, captured_otherwise
 from pasys.domain.settlement import SUSPECTED_FRAUD, Pending, settled, status_after
 from pasys.domain.transaction import Kind, Status
 from pasys.errors import NothingToResolve
@@ -31,6 +32,7 @@ from pasys.events import (
     TransactionSucceeded,
 )
 from pasys.service import account, ledger, ledger_history, refund
+from pasys.service.reconciliation_breaks import Finding, open_breaks
 from pasys.service.transaction_state import Move, lock, move, one, open_hold, release
 
 SQL = queries("settlement")
@@ -75,9 +77,9 @@ async def succeed(unit: Unit, events: Sequence[SettlementSucceeded]) -> list[Eve
         if transfers[id]
     ]
     moved = await move(unit, moves)
+    said: list[Event] = [*await _breaks(unit, [(pending[id], answers[id]) for id in moved])]
     # Last, because it locks the asset for everybody until the commit.
     await ledger.post(unit, [t for id, made in transfers.items() for t in (*made, *fees.get(id, ()))])
-    said: list[Event] = []
     for id, payment in pending.items():
         if id in moved:
             said += await _announce(unit, rows[id], payment, answers[id])
@@ -141,6 +143,25 @@ async def _fees(
         )
         for answer in kept
     }
+
+
+async def _breaks(unit: Unit, captures: Iterable[tuple[Pending, SettlementSucceeded]]) -> list[Event]:
+    """A PSP that captured more than it was asked for, or less, is booked as it is, and somebody has to look."""
+    said: list[Event] = []
+    for payment, answer in captures:
+        asked = Expected(
+            entity_id=payment.id,
+            asset=payment.asset,
+            amount_minor=payment.amount_minor,
+            fee_minor=None,
+            status=payment.status.value,
+            reference=answer.psp_reference,
+        )
+        found = captured_otherwise(asked, captured_minor=answer.captured_minor, reference=answer.charge_reference)
+        if found is not None:
+            finding = Finding(found, payment.asset, unit.now, None, payment.id)
+            said += await open_breaks(unit, [finding], psp=answer.psp, run_id=None)
+    return said
 
 
 def _arrived(payment: Pending, answer: SettlementSucceeded, transfers: list[Transfer]) -> Move:

@@ -91,7 +91,7 @@ async def trace(unit: Unit, any_id: str) -> Trace:
         await unit.rows(
             SQL["events"],
             stories=[story, *ids, *(row.notice_id for row in notices)],
-            runs=[row.run_id for row in breaks],
+            runs=[row.run_id for row in breaks if row.run_id],
             breaks=[row.id for row in breaks],
             limit=ROWS_MAX,
         )
