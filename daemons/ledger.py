@@ -1,6 +1,6 @@
 """Ledger: what the world said becomes entries in the books, and what must not stay goes back.
 
-settlement.succeeded -> succeed -> analytics.recorded | reconciliation.mismatched | refund.approved | refund.requested | transaction.flagged | transaction.succeeded
+settlement.succeeded -> succeed -> analytics.recorded | reconciliation.mismatched | refund.approved | refund.requested | refund.reserved | transaction.flagged | transaction.succeeded
 settlement.failed -> fail -> analytics.recorded | transaction.failed | transaction.flagged
 settlement.unknown -> doubt -> nothing
 fraud.flagged -> block -> analytics.recorded | refund.approved | refund.requested | transaction.flagged
@@ -20,6 +20,7 @@ from pasys.events import (
     ReconciliationMismatched,
     RefundApproved,
     RefundRequested,
+    RefundReserved,
     SettlementFailed,
     SettlementSucceeded,
     SettlementUnknown,
@@ -42,6 +43,7 @@ async def succeed(
     | ReconciliationMismatched
     | RefundRequested
     | RefundApproved
+    | RefundReserved
 ]:
     """The hold becomes money, the merchant is credited, the PSP's fee is booked."""
     return await settlement.succeed(unit, events)  # type: ignore[return-value]

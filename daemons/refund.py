@@ -29,7 +29,7 @@ from pasys.events import (
     TransactionRefunded,
 )
 from pasys.money import Money
-from pasys.service import refund
+from pasys.service import refund, refund_unknown
 
 
 def refused(event: RefundApproved, no: Rejected) -> RefundDeclined:
@@ -94,13 +94,13 @@ async def release(events: list[RefundDeclined], unit: Unit) -> list[RefundReleas
 async def doubt(events: list[RefundUnknown], unit: Unit) -> None:
     """The money stays reserved; the resolver knows when to ask."""
     for event in await refund.lock_all(unit, events):
-        await refund.doubt(unit, event)
+        await refund_unknown.doubt(unit, event)
 
 
 @daemon.every("resolve_every_s")
 async def resolve(unit: Unit) -> list[RefundSent]:
     """Unknown is a state, never a guess: ask until the PSP tells."""
-    return await refund.resolve(unit)
+    return await refund_unknown.resolve(unit)
 
 
 class _About:

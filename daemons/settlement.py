@@ -26,7 +26,7 @@ from pasys.events import (
     SettlementUnknown,
 )
 from pasys.money import Money
-from pasys.service import fraud, refund, settlement
+from pasys.service import fraud, refund_unknown, settlement
 
 
 def refused(event: SettlementRequested, no: Rejected) -> SettlementFailed:
@@ -96,7 +96,7 @@ async def send(event: SettlementRequested, psp: Psp) -> SettlementSucceeded | Se
 @daemon.on
 async def notice(events: list[PspNotified], unit: Unit) -> list[SettlementRequested | RefundSent]:
     """A webhook leads to the same place as asking, for payments and for refunds."""
-    return [*await settlement.notice(unit, events), *await refund.notice(unit, events)]
+    return [*await settlement.notice(unit, events), *await refund_unknown.notice(unit, events)]
 
 
 @daemon.every("resolve_every_s")

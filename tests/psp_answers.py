@@ -12,7 +12,7 @@ from pasys.events import (
     SettlementFailed,
     SettlementSucceeded,
 )
-from pasys.service import refund, refund_query, settlement, transaction_query
+from pasys.service import refund, refund_query, refund_unknown, settlement, transaction_query
 from pasys.service.refund_query import RefundRow
 from pasys.service.transaction_query import TransactionRow
 
@@ -111,7 +111,7 @@ async def doubt_refund(db: Database, refund_id: str) -> RefundRow:
         asset=row.amount.asset,
     )
     async with db.unit() as unit:
-        await refund.doubt(unit, said)
+        await refund_unknown.doubt(unit, said)
     return await refund_row(db, refund_id)
 
 

@@ -12,10 +12,10 @@ from pasys.adapters import Authorised, Captured, Payment
 from pasys.adapters.instant import InstantPsp
 from pasys.db import Database
 from pasys.errors import NoCorrection, NothingToResolve
-from pasys.events import SettlementRequested, SettlementUnknown
+from pasys.events import RefundDeclined, SettlementRequested, SettlementUnknown
 from pasys.money import Money
 from pasys.service import ledger, reconciliation, refund, settlement, trace
-from tests.faults_kit import final_refund, nothing_unfinished, parked, payment
+from tests.faults_kit import final_refund, nothing_unfinished, parked, payment, refunds_of
 from tests.faults_said import announce, captured, cleared, declined, flagged
 from tests.reconciliation_world import PSP, RECEIVABLE, World
 from tests.support import balance_of, daemons, open_accounts, pay, until_status
@@ -97,6 +97,49 @@ async def test_too_much_that_must_not_stay_goes_back_whole(db, settings, is_frau
     for name in ("alice", "shop", "refunds:in_flight"):
         assert (await balance_of(db, name)).minor == 0
     assert len(await _breaks(db)) == 1 and await _hold(db)
+
+
+@pytest.mark.parametrize("is_fraud", [True, False])
+@pytest.mark.parametrize("is_deposit", [True, False])
+async def test_what_must_go_back_is_never_the_payer_s_to_spend(db, is_fraud: bool, is_deposit: bool):
+    """The unit that books the capture takes it away again: the payer has nothing, the refund has it all, once."""
+    async with db.unit() as unit:
+        await open_accounts(unit)
+    transaction_id = await _deposit(db, Money(ASKED, "USD")) if is_deposit else await pay(db, "100.00")
+    async with db.unit() as unit:
+        assert await settlement.prepare(unit, [cleared(transaction_id)])
+    async with db.unit() as unit:
+        if is_fraud:
+            await settlement.block(unit, [flagged(transaction_id)])
+        else:
+            await settlement.fail(unit, [declined(transaction_id)])
+    async with db.unit() as unit:
+        said = await settlement.succeed(unit, [captured(transaction_id, ASKED)])
+    subjects = [event.subject for event in said]
+    assert subjects[-3:] == ["refund.requested", "refund.approved", "refund.reserved"]
+    assert [(await balance_of(db, name)).minor for name in ("alice", "refunds:in_flight")] == [0, ASKED]
+    (going,) = await refunds_of(db, transaction_id)
+    assert (going.status, going.amount.minor, going.automatic) == ("reserved", ASKED, True)
+    async with db.unit() as unit:
+        assert await refund.reserve(unit, going.id) is None, "the approval's own handler finds nothing to do"
+    assert await _hold(db)
+
+
+async def test_a_refund_that_is_declined_gives_the_payer_what_the_psp_keeps(db, settings):
+    """Only when the PSP will not give it back does the money of a late capture become the payer's."""
+    transaction_id = await _at_the_psp(db)
+    async with db.unit() as unit:
+        await settlement.fail(unit, [declined(transaction_id)])
+    async with db.unit() as unit:
+        await settlement.succeed(unit, [captured(transaction_id, ASKED)])
+    (going,) = await refunds_of(db, transaction_id)
+    async with db.unit() as unit:
+        await refund.send(unit, going.id)
+    no = RefundDeclined(refund_id=going.id, transaction_id=transaction_id, reason="declined", asset="USD")
+    async with db.unit() as unit:
+        await refund.decline(unit, no)
+    assert [(await balance_of(db, name)).minor for name in ("alice", "refunds:in_flight")] == [ASKED, 0]
+    assert (await payment(db, transaction_id)).status == "failed" and await _hold(db)
 
 
 async def test_the_statement_agrees_and_the_break_stays_for_a_person(db):

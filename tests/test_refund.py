@@ -26,7 +26,7 @@ from pasys.errors import (
 )
 from pasys.events import decode
 from pasys.money import Money, parse
-from pasys.service import account, ledger, refund, refund_query, transaction
+from pasys.service import account, ledger, refund, refund_query, refund_unknown, transaction
 from pasys.service.refund import Requested
 from pasys.service.transaction import Draft
 from tests.psp_answers import (
@@ -356,15 +356,15 @@ async def test_an_unknown_outcome_stays_sent(db, payment):
     await send_refund(db, asked.refund_id)
     with pytest.raises(NothingToResolve):
         async with db.unit() as unit:
-            await refund.ask_again(unit, asked.refund_id)
+            await refund_unknown.ask_again(unit, asked.refund_id)
     row = await doubt_refund(db, asked.refund_id)
     assert (row.status, row.outcome) == ("sent", "unknown")
     assert await standing(db, payment) == ("refunding", 4_000, 0)
     async with db.unit() as unit:
-        assert await refund.resolve(unit) == [], "it is not due yet"
-        await refund.ask_again(unit, asked.refund_id)
+        assert await refund_unknown.resolve(unit) == [], "it is not due yet"
+        await refund_unknown.ask_again(unit, asked.refund_id)
     async with db.unit() as unit:
-        (again,) = await refund.resolve(unit)
+        (again,) = await refund_unknown.resolve(unit)
     assert (again.refund_id, again.again, again.psp_reference) == (asked.refund_id, True, "pi_1")
     done = await complete_refund(db, asked.refund_id)
     assert (done.status, done.outcome) == ("completed", None)

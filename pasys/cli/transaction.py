@@ -262,10 +262,10 @@ def reverse(transaction_id: TransactionId, reason: Reason = None, output: Output
 @app.command("resolve", examples="pasys tx resolve tx_06f2… --timeout 30")
 def resolve(transaction_id: TransactionId, timeout: Timeout = 30.0, output: Output = TABLE) -> None:
     """Ask the PSP again what became of a transaction, or of a refund (rf_…), whose outcome is unknown."""
-    from pasys.service import refund, refund_query, settlement
+    from pasys.service import refund_query, refund_unknown, settlement
 
     if transaction_id.startswith("rf_"):
-        ask(lambda unit: refund.ask_again(unit, transaction_id))
+        ask(lambda unit: refund_unknown.ask_again(unit, transaction_id))
         row = poll(
             lambda unit: refund_query.get(unit, transaction_id),
             until=lambda found: found.status != "sent",

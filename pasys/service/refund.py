@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -20,14 +19,14 @@ from pasys.db import Unit, queries
 from pasys.domain import posting
 from pasys.domain import refund as rules
 from pasys.domain.account import receivable
+from pasys.domain.ledger import Transfer
 from pasys.domain.refund import Status, check_move
 from pasys.domain.settlement import SUSPECTED_FRAUD
 from pasys.domain.transaction import Kind
 from pasys.domain.transaction import Status as TransactionStatus
-from pasys.errors import NothingToResolve, RefundNotFound, SecondPersonRequired
+from pasys.errors import RefundNotFound, SecondPersonRequired
 from pasys.events import (
     Event,
-    PspNotified,
     RefundApproved,
     RefundCompleted,
     RefundDeclined,
@@ -48,8 +47,6 @@ TRANSACTION_SQL = queries("transaction")
 OPERATION = "refund.create"
 AnyRefund = TypeVar("AnyRefund", RefundApproved, RefundReserved, RefundCompleted, RefundDeclined, RefundUnknown)
 IN_FLIGHT = "refunds:in_flight"
-SILENT_S = 300
-RESOLVE_MAX = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +78,17 @@ async def start_automatic(unit: Unit, transaction_id: str, *, reason: str) -> li
     """Send back all that was captured, without asking anybody. Returns what is to be announced."""
     _, said = await _start(unit, ids.new("rf"), transaction_id, amount=None, reason=reason, automatic=True)
     return said
+
+
+async def send_back(unit: Unit, transaction_id: str, *, reason: str) -> tuple[list[Event], list[Transfer]]:
+    """Send back what is just being captured, reserved from the first moment: the payer cannot spend it meanwhile.
+
+    Returns what is to be announced, and the transfers that the caller posts after those that bring the money.
+    """
+    refund_id = ids.new("rf")
+    _, said = await _start(unit, refund_id, transaction_id, amount=None, reason=reason, automatic=True)
+    reserved, transfers = await _reserve(unit, await lock_one(unit, refund_id))
+    return [*said, reserved], transfers
 
 
 async def _start(
@@ -152,14 +160,14 @@ async def reject(unit: Unit, refund_id: str, *, reason: str) -> None:
 
 
 async def _waiting(unit: Unit, refund_id: str, wanted: Status) -> Any:
-    row = await _lock_one(unit, refund_id)
+    row = await lock_one(unit, refund_id)
     check_move(refund_id, Status(row.status), wanted)
     if row.status == Status.AWAITING_APPROVAL and row.requested_by == unit.actor:
         raise SecondPersonRequired(refund_id=refund_id, actor=unit.actor)
     return row
 
 
-async def _lock_one(unit: Unit, refund_id: str) -> Any:
+async def lock_one(unit: Unit, refund_id: str) -> Any:
     """A refund, locked after its transaction. Raises RefundNotFound."""
     owner = await unit.row(SQL["transaction_of"], ids=[refund_id])
     if owner is None:
@@ -215,23 +223,28 @@ async def lock_all(unit: Unit, events: Sequence[AnyRefund]) -> list[AnyRefund]:
 
 async def reserve(unit: Unit, refund_id: str) -> RefundReserved | None:
     """Take the money from the merchant (or from the payer, where no merchant got it) before promising it to anyone."""
-    row = await _lock_one(unit, refund_id)
+    row = await lock_one(unit, refund_id)
     if row.status != Status.APPROVED:
         return None
-    payment = await one(unit, row.transaction_id)
-    holder = _holder(payment)
+    said, transfers = await _reserve(unit, row)
+    await ledger.post(unit, transfers)
+    return said
+
+
+async def _reserve(unit: Unit, row: Any) -> tuple[RefundReserved, list[Transfer]]:
+    holder = _holder(await one(unit, row.transaction_id))
     transfers = posting.refund_reserve(
         account=holder,
         in_flight=await account.system(unit, IN_FLIGHT, row.asset),
         amount_minor=row.amount_minor,
         asset=row.asset,
-        reference=refund_id,
+        reference=row.id,
     )
-    await ledger.post(unit, transfers)
     await _move(unit, row, Status.RESERVED, reserved_from=holder, transfer_ids=[t.id for t in transfers])
-    return RefundReserved(
-        refund_id=refund_id, transaction_id=row.transaction_id, amount_minor=row.amount_minor, asset=row.asset
+    said = RefundReserved(
+        refund_id=row.id, transaction_id=row.transaction_id, amount_minor=row.amount_minor, asset=row.asset
     )
+    return said, transfers
 
 
 def _holder(payment: Any) -> int:
@@ -247,7 +260,7 @@ def _payer(payment: Any) -> int:
 
 async def send(unit: Unit, refund_id: str) -> RefundSent | None:
     """Put the attempt on record, so that the PSP may be asked."""
-    row = await _lock_one(unit, refund_id)
+    row = await lock_one(unit, refund_id)
     if row.status != Status.RESERVED:
         return None
     payment = await one(unit, row.transaction_id)
@@ -261,10 +274,10 @@ async def send(unit: Unit, refund_id: str) -> RefundSent | None:
         now=unit.now,
     )
     await _move(unit, row, Status.SENT)
-    return _sent(row, psp=payment.rail, psp_reference=payment.psp_reference, sent_at=unit.now, again=False)
+    return sent(row, psp=payment.rail, psp_reference=payment.psp_reference, sent_at=unit.now, again=False)
 
 
-def _sent(row: Any, *, psp: str, psp_reference: str, sent_at: Any, again: bool) -> RefundSent:
+def sent(row: Any, *, psp: str, psp_reference: str, sent_at: Any, again: bool) -> RefundSent:
     return RefundSent(
         refund_id=row.id,
         transaction_id=row.transaction_id,
@@ -279,7 +292,7 @@ def _sent(row: Any, *, psp: str, psp_reference: str, sent_at: Any, again: bool) 
 
 async def complete(unit: Unit, event: RefundCompleted) -> TransactionRefunded | None:
     """The money has left: book it, and say how much of the payment is back."""
-    row = await _lock_one(unit, event.refund_id)
+    row = await lock_one(unit, event.refund_id)
     if row.status != Status.SENT:
         return None
     payment = await one(unit, row.transaction_id)
@@ -311,7 +324,7 @@ async def complete(unit: Unit, event: RefundCompleted) -> TransactionRefunded | 
 
 async def decline(unit: Unit, event: RefundDeclined) -> RefundReleased | None:
     """The money did not leave: what was reserved, if anything, is its holder's again."""
-    row = await _lock_one(unit, event.refund_id)
+    row = await lock_one(unit, event.refund_id)
     if row.status not in (Status.APPROVED, Status.SENT):
         return None
     transfers = []
@@ -361,36 +374,3 @@ async def _rest(unit: Unit, transaction_id: str) -> None:
     else:
         becomes = TransactionStatus.FAILED
     await move(unit, [Move(transaction_id, TransactionStatus.REFUNDING, becomes, reason=row.reason)])
-
-
-async def doubt(unit: Unit, event: RefundUnknown) -> None:
-    """Mark the outcome as unknown, and say when to ask next. The money stays reserved."""
-    row = await _lock_one(unit, event.refund_id)
-    deadline = unit.now - timedelta(seconds=unit.settings.outcome_deadline_s)
-    await unit.rows(
-        SQL["doubt"], id=row.id, reason=event.reason, latency_ms=event.latency_ms, now=unit.now, deadline=deadline
-    )
-
-
-async def resolve(unit: Unit) -> list[RefundSent]:
-    """Ask again about refunds whose outcome is unknown and due, and about those that have been silent for too long."""
-    silent_since = unit.now - timedelta(seconds=SILENT_S)
-    await unit.rows(SQL["doubt_silent"], now=unit.now, before=silent_since, limit=RESOLVE_MAX)
-    return [_again(row) for row in await unit.rows(SQL["due"], now=unit.now, limit=RESOLVE_MAX)]
-
-
-async def notice(unit: Unit, events: Iterable[PspNotified]) -> list[RefundSent]:
-    """A PSP spoke of refunds whose outcome is unknown: ask at once."""
-    named = sorted({event.refund_id for event in events if event.refund_id})
-    return [_again(row) for row in await unit.rows(SQL["noticed"], ids=named)] if named else []
-
-
-def _again(row: Any) -> RefundSent:
-    return _sent(row, psp=row.psp, psp_reference=row.psp_reference, sent_at=row.sent_at, again=True)
-
-
-async def ask_again(unit: Unit, refund_id: str) -> None:
-    """Let the resolver ask the PSP at its next tick. Raises NothingToResolve where the outcome is known."""
-    row = await _lock_one(unit, refund_id)
-    if await unit.row(SQL["ask_now"], id=refund_id, now=unit.now) is None:
-        raise NothingToResolve(entity_id=refund_id, status=row.status)

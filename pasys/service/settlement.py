@@ -78,11 +78,14 @@ async def succeed(unit: Unit, events: Sequence[SettlementSucceeded]) -> list[Eve
     ]
     moved = await move(unit, moves)
     said: list[Event] = [*await _breaks(unit, [(pending[id], answers[id]) for id in moved])]
-    # Last, because it locks the asset for everybody until the commit.
-    await ledger.post(unit, [t for id, made in transfers.items() for t in (*made, *fees.get(id, ()))])
+    sent_back: list[Transfer] = []
     for id, payment in pending.items():
         if id in moved:
-            said += await _announce(unit, rows[id], payment, answers[id])
+            announced, reserved = await _announce(unit, rows[id], payment, answers[id])
+            said += announced
+            sent_back += reserved
+    # Last, because it locks the asset for everybody until the commit.
+    await ledger.post(unit, [*(t for id, made in transfers.items() for t in (*made, *fees.get(id, ()))), *sent_back])
     return said
 
 
@@ -180,8 +183,11 @@ def _arrived(payment: Pending, answer: SettlementSucceeded, transfers: list[Tran
     )
 
 
-async def _announce(unit: Unit, row: Any, payment: Pending, answer: SettlementSucceeded) -> list[Event]:
-    """Say what the capture led to. Money that must not stay goes back by an automatic refund."""
+async def _announce(
+    unit: Unit, row: Any, payment: Pending, answer: SettlementSucceeded
+) -> tuple[list[Event], list[Transfer]]:
+    """Say what the capture led to. Money that must not stay goes back by an automatic refund, and is out of the payer's
+    reach as soon as it stands on his account: the transfers that take it there are posted after the capture's."""
     fee_minor = answer.fee_minor or 0
     status = status_after(payment)
     said: list[Event] = [_analytics(unit, row, status, reason=None, fee_minor=fee_minor)]
@@ -196,12 +202,13 @@ async def _announce(unit: Unit, row: Any, payment: Pending, answer: SettlementSu
                 asset=row.asset,
             ),
             *said,
-        ]
+        ], []
     flagged = payment.status is Status.PENDING  # else it had ended before
     if flagged:
         said.append(TransactionFlagged(transaction_id=row.id, reason=SUSPECTED_FRAUD, captured=True, asset=row.asset))
     reason = SUSPECTED_FRAUD if flagged else "captured_late"
-    return [*said, *await refund.start_automatic(unit, row.id, reason=reason)]
+    going, reserved = await refund.send_back(unit, row.id, reason=reason)
+    return [*said, *going], reserved
 
 
 def _analytics(unit: Unit, row: Any, status: Status, *, reason: str | None, fee_minor: int = 0) -> AnalyticsRecorded:
