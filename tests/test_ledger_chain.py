@@ -10,9 +10,11 @@ import pytest
 
 from pasys.db import Database
 from pasys.domain import ledger_chain
+from pasys.domain.ledger import Kind, Purpose, Result
 from pasys.service import account, ledger
+from pasys.service.ledger_poster import Poster
 from tests.ledger_batches import Batches
-from tests.ledger_kit import T0, people
+from tests.ledger_kit import T0, direct, people
 
 # The definition of the chain, computed by the database itself with its own sha256.
 SQL_CHAIN = """
@@ -52,6 +54,27 @@ async def test_a_later_row_is_never_recorded_earlier(db: Database) -> None:
     async with db.unit() as unit:
         rows = await ledger.transfers(unit, asset="USD")
         assert [(row.recorded_at - T0).seconds for row in rows] == [5, 5, 9]
+
+
+async def test_a_transfer_is_judged_by_the_time_that_it_is_recorded_at(db: Database) -> None:
+    """A clock that is behind brings no expired hold back: who reads the journal comes to the same answer."""
+    async with db.unit(now=T0) as unit:
+        alice, bob = await people(unit, "alice", "bob", funds=100)
+        held = direct(alice, bob, 10, kind=Kind.PENDING, purpose=Purpose.HOLD, expires_at=T0 + timedelta(seconds=10))
+        await ledger.post(unit, [held])
+    async with db.unit(now=T0 + timedelta(seconds=20)) as unit:
+        await ledger.post(unit, [direct(alice, bob, 1)])
+    end = direct(alice, bob, 10, kind=Kind.POST, purpose=Purpose.PAYMENT, pending_id=held.id)
+    async with db.unit(now=T0) as unit:
+        (answer,) = await ledger.post(unit, [end], refuse=False)
+        assert answer.result is Result.HOLD_EXPIRED
+    async with Poster(db, now=lambda: T0) as poster:
+        assert (await poster.post(direct(alice, bob, 1))).accepted
+        again = direct(alice, bob, 10, kind=Kind.POST, purpose=Purpose.PAYMENT, pending_id=held.id)
+        assert (await poster.post(again)).result is Result.HOLD_EXPIRED
+    async with db.unit() as unit:
+        rows = await ledger.transfers(unit, asset="USD")
+        assert [(row.recorded_at - T0).seconds for row in rows] == [0, 0, 0, 20, 20, 20, 20]
 
 
 def test_the_format_is_fixed() -> None:

@@ -23,7 +23,7 @@ Bools = NDArray[np.bool_]
 Uuids = NDArray[np.void]  # 16 bytes each; all zero: none
 
 NEVER = 2**63 - 1  # the time of what has none
-_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)  # PostgreSQL counts microseconds from here
+EPOCH = datetime(2000, 1, 1, tzinfo=UTC)  # PostgreSQL counts microseconds from here
 _MICROSECOND = timedelta(microseconds=1)
 _UUID = np.dtype("V16")
 _NO_UUID = bytes(16)
@@ -31,11 +31,11 @@ _NO_UUID = bytes(16)
 
 def micros(at: datetime | None) -> int:
     """A time in microseconds since 2000, NEVER for none."""
-    return NEVER if at is None else (at - _EPOCH) // _MICROSECOND
+    return NEVER if at is None else (at - EPOCH) // _MICROSECOND
 
 
 def moment(at: int) -> datetime | None:
-    return None if at == NEVER else _EPOCH + timedelta(microseconds=at)
+    return None if at == NEVER else EPOCH + timedelta(microseconds=at)
 
 
 def uuid_column(ids: Sequence[UUID | None]) -> Uuids:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -19,7 +19,7 @@ from pasys.db import queries
 from pasys.domain import ledger_chain
 from pasys.domain.ledger import Hold, Kind, Purpose, Recorded, Result, Transfer
 from pasys.domain.ledger_batch import Accounts, Books, Changes, Verdict
-from pasys.domain.ledger_columns import Columns, Int64s, micros, moment
+from pasys.domain.ledger_columns import EPOCH, Columns, Int64s, micros, moment
 from pasys.service import ledger_wire as wire
 
 SQL = queries("ledger")
@@ -39,6 +39,11 @@ class Head:
     projected_seq: int
     last_hash: bytes
     last_recorded_at: int
+
+    def time(self, now: datetime) -> datetime:
+        """When the next batch is judged and recorded: a later row is never earlier, whatever a writer's clock says."""
+        last = self.last_recorded_at
+        return EPOCH + timedelta(microseconds=last) if last > micros(now) else now
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +78,7 @@ async def load(driver: Driver, asset: str, columns: Columns, *, lock: bool, now:
         return None
     head = head_of(row)
     earlier = await _earlier(driver, columns) if row[5] else {}
-    return head, Books(head.last_seq, accounts_of(row), holds_of(row), earlier, now)
+    return head, Books(head.last_seq, accounts_of(row), holds_of(row), earlier, head.time(now))
 
 
 async def ask(
@@ -153,7 +158,7 @@ def prepare(
     """
     where = verdict.recorded
     columns, result = columns.where(where), verdict.result[where]
-    recorded_at = max(micros(now), head.last_recorded_at)  # a later row is never recorded earlier
+    recorded_at = micros(head.time(now))
     versions = verdict.debit_version[where], verdict.credit_version[where]
     balances = verdict.debit_balance[where], verdict.credit_balance[where]
     rows = ledger_chain.rows(

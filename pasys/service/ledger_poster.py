@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
@@ -26,7 +26,7 @@ from pasys.config import Settings
 from pasys.db import Database, database_errors
 from pasys.domain.ledger import Posted, Transfer
 from pasys.domain.ledger_batch import Books, Verdict
-from pasys.domain.ledger_columns import Bools, Columns, Int64s
+from pasys.domain.ledger_columns import EPOCH, Bools, Columns, Int64s
 from pasys.domain.ledger_rules import judge
 from pasys.errors import InvalidInput, TransferConflict
 from pasys.service import ledger_books as books
@@ -57,8 +57,10 @@ class Answers:
 class Poster:
     """Posts to any number of assets; use it as an async context. One process needs one; any number may run."""
 
-    def __init__(self, db: Database, *, group_max: int = GROUP_MAX) -> None:
-        self._db, self._group_max = db, group_max
+    def __init__(
+        self, db: Database, *, group_max: int = GROUP_MAX, now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    ) -> None:
+        self._db, self._group_max, self._now = db, group_max, now
         self._lanes: dict[str, _Lane] = {}
 
     async def __aenter__(self) -> Poster:
@@ -89,7 +91,7 @@ class Poster:
 
     def _lane(self, asset: str) -> _Lane:
         if asset not in self._lanes:
-            self._lanes[asset] = _Lane(self._db, asset, self._group_max)
+            self._lanes[asset] = _Lane(self._db, asset, self._group_max, self._now)
         return self._lanes[asset]
 
 
@@ -141,8 +143,9 @@ class _Moved(Exception):
 class _Lane:
     """One asset's queue and the task that works it off, over two connections: one writes while the other reads."""
 
-    def __init__(self, db: Database, asset: str, group_max: int) -> None:
+    def __init__(self, db: Database, asset: str, group_max: int, now: Callable[[], datetime]) -> None:
         self._settings, self._url, self._asset, self._group_max = db.settings, db.url, asset, group_max
+        self._now = now
         self._waiting: deque[_Ask] = deque()
         self._waiting_size = 0
         self._come, self._room = asyncio.Event(), asyncio.Event()
@@ -271,7 +274,7 @@ class _Lane:
 
     async def _judge(self, cache: Cache, group: _Group) -> tuple[Verdict, Writing | None]:
         """Answers by what is remembered, and what is to be written; the memory is then that of after."""
-        columns, now = group.columns, datetime.now(UTC)
+        columns, now = group.columns, cache.head.time(self._now())
         numbers = np.unique(np.concatenate([columns.debit, columns.credit]))
         missing = numbers[~cache.places(numbers)[1]]
         read, holds = None, {}
@@ -312,9 +315,10 @@ class _Lane:
         """A batch of nothing, which brings some more of the account rows up to date."""
         none = np.zeros(0, np.int64)
         empty = Columns(asset=self._asset, id=np.zeros(0, "V16"), debit=none, credit=none, amount=none, purpose=none)
-        verdict = judge(empty, Books(cache.head.last_seq, cache.accounts(none, None), {}, {}, datetime.now(UTC)))
+        now = cache.head.time(EPOCH)  # nothing is recorded, so that the last row's time stays
+        verdict = judge(empty, Books(cache.head.last_seq, cache.accounts(none, None), {}, {}, now))
         rows, reached = cache.sweep(REST_SHARE)
-        writing = books.prepare(empty, cache.head, verdict, datetime.now(UTC), accounts=rows, projected_seq=reached)
+        writing = books.prepare(empty, cache.head, verdict, now, accounts=rows, projected_seq=reached)
         cache.head = writing.head
         return writing
 
@@ -322,7 +326,7 @@ class _Lane:
 
     async def _post_locked(self, group: _Group) -> None:
         """Lock, read, judge, write: the way that always works. What was read is remembered."""
-        columns, now = group.columns, datetime.now(UTC)
+        columns, now = group.columns, self._now()
         driver = await self._connection("writer")
         try:
             async with driver.transaction():
