@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 from pasys.domain.ledger import Kind, Purpose, Transfer
@@ -17,10 +18,11 @@ NOWHERE = 999_999
 class Batches:
     """Makes batches that remember what was posted before: to repeat it, to contradict it, to finish its holds."""
 
-    def __init__(self, seed: int, accounts: list[int], asset: str = "USD") -> None:
+    def __init__(self, seed: int, accounts: list[int], asset: str = "USD", *, huge: float = 0.01) -> None:
         self.random = random.Random(seed)
         self.accounts = accounts
         self.asset = asset
+        self.huge = huge  # the share of amounts that no account can hold for long
         self.known: list[Transfer] = []
         self.pending: list[Transfer] = []
 
@@ -48,12 +50,35 @@ class Batches:
         return self._start(now)
 
     def _again(self, known: Transfer) -> Transfer:
-        return known if self.random.random() < 0.7 else replace(known, amount_minor=known.amount_minor - 1)
+        draw = self.random.random()
+        if draw < 0.7:
+            return known
+        if draw < 0.8:
+            return replace(known, effective_at=None)
+        return self._contradict(known)
+
+    def _contradict(self, known: Transfer) -> Transfer:
+        """The same id, with one field that is another."""
+        others: list[dict[str, Any]] = [
+            {"amount_minor": known.amount_minor - 1},
+            {"debit": known.debit + 1},
+            {"credit": known.credit + 1},
+            {"purpose": Purpose.FEE if known.purpose is not Purpose.FEE else Purpose.BOOK},
+            {"reference": "tx_3"},
+            {"corrects": self._id()},
+            {"effective_at": datetime(2020, 1, 1, tzinfo=UTC)},
+        ]
+        if known.kind < Kind.POST:
+            others.append({"kind": Kind.PENDING - known.kind, "expires_at": None})
+        else:
+            others += [{"kind": Kind.POST + Kind.VOID - known.kind}, {"pending_id": self._id()}]
+        other = self.random.choice(others)
+        return replace(known, **{name: Kind(value) if name == "kind" else value for name, value in other.items()})
 
     def _start(self, now: datetime) -> Transfer:
         rare = self.random.random
         amount = self.random.randint(-2, 0) if rare() < 0.02 else self.random.randint(1, 60)
-        if rare() < 0.01:
+        if rare() < self.huge:
             amount = self.random.choice([2**61, 2**62, 2**63 - 1])
         pending = rare() < 0.3
         deadline = now + timedelta(seconds=self.random.choice([-5, 5, 50])) if pending and rare() < 0.5 else None
@@ -66,6 +91,8 @@ class Batches:
             purpose=self.random.choice(PURPOSES),
             kind=Kind.PENDING if pending else Kind.DIRECT,
             expires_at=deadline,
+            effective_at=now - timedelta(days=self.random.randint(1, 9)) if rare() < 0.1 else None,
+            corrects=self._id() if rare() < 0.05 else None,
             reference=self.random.choice([None, "tx_1", "rf_2"]),
         )
 

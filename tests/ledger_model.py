@@ -5,8 +5,7 @@ The oracle of the property tests. It shares the words (Transfer, Result) with th
 
 from __future__ import annotations
 
-from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -43,12 +42,15 @@ class ModelRow:
 
 @dataclass
 class Model:
-    """One asset's books."""
+    """One asset's books. `others` are those of other assets, which share the ids; `taken` says which asset has an id."""
 
     asset: str
     accounts: dict[int, ModelAccount] = field(default_factory=dict)
     journal: list[ModelRow] = field(default_factory=list)
     holds: dict[UUID, Transfer] = field(default_factory=dict)
+    others: list[Model] = field(default_factory=list)
+    taken: dict[UUID, str] = field(default_factory=dict)
+    _row_of: dict[UUID, ModelRow] = field(default_factory=dict)
 
     def post(self, batch: list[Transfer], now: datetime) -> list[tuple[Result, bool, int]]:
         answers: list[tuple[Result, bool, int]] = []
@@ -62,13 +64,17 @@ class Model:
         return answers
 
     def _chain(self, chain: list[Transfer], now: datetime) -> list[tuple[Result, bool, int]]:
-        before = deepcopy((self.accounts, self.holds))
+        if len(chain) == 1:
+            return [self._one(chain[0], now)]
+        before = {number: replace(one) for number, one in self.accounts.items()}, dict(self.holds)
         length = len(self.journal)
         answers = []
         for i, transfer in enumerate(chain):
             answers.append(self._one(transfer, now))
-            if len(chain) > 1 and answers[-1][0] is not Result.ACCEPTED:
+            if answers[-1][0] is not Result.ACCEPTED:
                 self.accounts, self.holds = before
+                for row in self.journal[length:]:
+                    del self._row_of[row.transfer.id]
                 del self.journal[length:]
                 return [self._failed(other, now, answers[-1][0] if i == j else None) for j, other in enumerate(chain)]
         return answers
@@ -91,15 +97,17 @@ class Model:
         return result, False, row.seq
 
     def _known(self, transfer: Transfer) -> tuple[Result, bool, int] | None:
-        for row in self.journal:
-            if row.transfer.id == transfer.id:
-                same = _fields(row.transfer) == _fields(transfer)
-                return (row.result, True, row.seq) if same else (Result.ID_CONFLICT, False, 0)
+        row = self._row_of.get(transfer.id)
+        if row is not None and _fields(row.transfer) == _fields(transfer) and _same_time(transfer, row):
+            return row.result, True, row.seq
+        if row is not None or self.taken.get(transfer.id, self.asset) != self.asset:
+            return Result.ID_CONFLICT, False, 0
         return None
 
     def _write(self, transfer: Transfer, result: Result, sides: Any, now: datetime) -> ModelRow:
         row = ModelRow(transfer, result, len(self.journal) + 1, sides, now)
         self.journal.append(row)
+        self._row_of[transfer.id] = row
         return row
 
     def _broken(self, t: Transfer, now: datetime) -> list[Result]:
@@ -134,10 +142,11 @@ class Model:
         return broken
 
     def _broken_hold(self, t: Transfer, now: datetime) -> list[Result]:
-        rows = [row for row in self.journal if row.transfer.id == t.pending_id]
-        if not rows or rows[0].result is not Result.ACCEPTED or rows[0].transfer.kind is not Kind.PENDING:
-            return [Result.HOLD_NOT_FOUND]
-        hold = rows[0].transfer
+        assert t.pending_id is not None
+        hold = self._hold(t.pending_id)
+        if hold is None:
+            elsewhere = any(other._hold(t.pending_id) for other in self.others)
+            return [Result.HOLD_MISMATCH if elsewhere else Result.HOLD_NOT_FOUND]
         broken = []
         if (t.debit, t.credit) != (hold.debit, hold.credit):
             broken.append(Result.HOLD_MISMATCH)
@@ -150,6 +159,30 @@ class Model:
         if t.amount_minor > hold.amount_minor:
             broken.append(Result.EXCEEDS_HOLD)
         return broken
+
+    def _hold(self, id: UUID) -> Transfer | None:
+        """A hold that was begun, whatever became of it."""
+        row = self._row_of.get(id)
+        begun = row is not None and row.result is Result.ACCEPTED and row.transfer.kind is Kind.PENDING
+        return row.transfer if row is not None and begun else None
+
+    def change(self, number: int, wanted: str | int) -> str | None:
+        """Freeze ("frozen"), unfreeze ("active"), close ("closed") or limit (flags) an account; the name of the error
+        where that is refused."""
+        one = self.accounts[number]
+        if isinstance(wanted, int):
+            over_debits = wanted & 1 and one.debits_posted + one.debits_pending > one.credits_posted
+            over_credits = wanted & 2 and one.credits_posted + one.credits_pending > one.debits_posted
+            if over_debits or over_credits:
+                return "LimitExceeded"
+            one.flags = wanted
+            return None
+        if wanted == "closed" and (one.balance or one.debits_pending or one.credits_pending):
+            return "AccountNotEmpty"
+        if one.status not in {"frozen": ["active"], "active": ["frozen"], "closed": ["active", "frozen"]}[wanted]:
+            return "IllegalTransition"
+        one.status = wanted
+        return None
 
     def _move(self, t: Transfer) -> tuple[int, int, int, int]:
         debit, credit = self.accounts[t.debit], self.accounts[t.credit]
@@ -174,3 +207,7 @@ class Model:
 
 def _fields(t: Transfer) -> tuple[Any, ...]:
     return (t.debit, t.credit, t.amount_minor, t.kind, t.purpose, t.pending_id, t.corrects, t.reference)
+
+
+def _same_time(asked: Transfer, row: ModelRow) -> bool:
+    return asked.effective_at is None or asked.effective_at == (row.transfer.effective_at or row.at)

@@ -35,7 +35,8 @@ async def world(db: Database, users: int = 5) -> tuple[Model, list[int]]:
 
 
 def plain(transfer: Transfer) -> Transfer:
-    return replace(transfer, kind=Kind.DIRECT, pending_id=None, expires_at=None, reference=None, linked=False)
+    none = dict.fromkeys(("pending_id", "corrects", "expires_at", "reference"))
+    return replace(transfer, kind=Kind.DIRECT, linked=False, **none)  # type: ignore[arg-type]
 
 
 async def agree(db: Database, oracle: Model) -> None:
