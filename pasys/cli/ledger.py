@@ -76,7 +76,7 @@ def _answer(found: Any, output: Output, says: str) -> None:
 
 @app.command(
     "checkpoint",
-    examples="pasys ledger checkpoint\npasys ledger checkpoint --json > kept.json\npasys ledger checkpoint --list",
+    examples="pasys ledger checkpoint\npasys ledger checkpoint --json\npasys ledger checkpoint --list",
 )
 def checkpoint(
     list_: Annotated[bool, typer.Option("--list", help="Show those that there are; sign nothing.")] = False,
