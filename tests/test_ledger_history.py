@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 import psycopg
@@ -10,7 +12,8 @@ import pytest
 from pasys.db import Database
 from pasys.domain import posting
 from pasys.errors import AccountNotFound, HistoryMissing, InvalidInput
-from pasys.service import account, ledger
+from pasys.service import account, ledger, ledger_partition
+from tests.ledger_batches import Batches
 from tests.ledger_kit import T0, direct, hold_of, people
 
 # What the books say --------------------------------------------------------------------------------------------------
@@ -143,3 +146,86 @@ async def test_verify_goes_on_piece_by_piece(db: Database, monkeypatch: pytest.M
 
         verification = await ledger.verify(unit, progress=meanwhile)
         assert verification.ok and verification.transfers == 34
+
+
+# As of any time ------------------------------------------------------------------------------------------------------
+
+
+async def replayed(db: Database, seed: int, rounds: int, points: int) -> None:
+    """A random journal over two assets and small partitions, some of it dated back and forth; then every sort of
+    question about random times, answered by a plain replay of the journal."""
+    numbers: dict[str, list[int]] = {}
+    async with db.unit(now=T0) as unit:
+        await unit.rows("select set_config('pasys.partition_rows', '150', false)")
+        for asset in ("USD", "JPY"):
+            source = await account.system(unit, "external:deposits", asset)
+            numbers[asset] = [source, *await people(unit, *[f"user_{i}" for i in range(4)], asset=asset)]
+    draw = random.Random(seed)
+    batches = {asset: Batches(seed, of, asset) for asset, of in numbers.items()}
+    for step in range(rounds):
+        now = T0 + timedelta(hours=step)
+        for made in batches.values():
+            batch = [
+                replace(one, effective_at=now + timedelta(hours=draw.randint(-60, 9))) if draw.random() < 0.2 else one
+                for one in made.batch(draw.randint(1, 25), now)
+            ]
+            async with db.unit(now=now) as unit:
+                await ledger.post(unit, batch, refuse=False)
+    async with db.unit() as unit:
+        while await ledger_partition.keep(unit):
+            pass
+        rows = [row for asset in numbers for row in await ledger.transfers(unit, asset=asset, limit=10_000)]
+        moved = [row for row in rows if row.result == 0 and row.kind in (0, 2)]
+        for _ in range(points):
+            at = T0 + timedelta(minutes=draw.randint(0, 60 * rounds))
+            by = draw.choice(["effective", "recorded"])
+            past = [row for row in moved if (row.effective_at if by == "effective" else row.recorded_at) <= at]
+            asset = draw.choice(list(numbers))
+            number = draw.choice(numbers[asset])
+            wanted = sum(row.amount.minor * ((row.credit == number) - (row.debit == number)) for row in past)
+            sign = -1 if number == numbers[asset][0] else 1
+            assert (await ledger.balance_at(unit, number, at, by=by)).minor == sign * wanted, (at, by)
+            if draw.random() < 0.1:
+                trial = await ledger.trial_balance(unit, at=at, by=by)
+                of_asset = [row for row in past if row.asset == asset]
+                assert sum(row.debits.minor for row in trial if row.asset == asset) == sum(
+                    row.amount.minor for row in of_asset
+                )
+                (source,) = [row for row in trial if row.asset == asset and row.name]
+                gone = sum(row.amount.minor for row in of_asset if row.debit == numbers[asset][0])
+                assert source.debits.minor == gone
+            if draw.random() < 0.1:
+                statement = await ledger.statement(unit, number, since=at, by=by, limit=10_000)
+                before = [row for row in moved if (row.effective_at if by == "effective" else row.recorded_at) < at]
+                opening = sum(row.amount.minor * ((row.credit == number) - (row.debit == number)) for row in before)
+                closing = sum(row.amount.minor * ((row.credit == number) - (row.debit == number)) for row in moved)
+                assert (statement.opening.minor, statement.closing.minor) == (sign * opening, sign * closing)
+
+
+async def test_any_time_equals_a_replay(db: Database) -> None:
+    """Balances, statements and the trial balance at 500 random times, by both clocks, are those of a replay."""
+    await replayed(db, seed=1, rounds=40, points=500)
+
+
+@pytest.mark.slow
+async def test_ten_thousand_times_equal_a_replay(db: Database) -> None:
+    """The same at 10,000 random times."""
+    await replayed(db, seed=2, rounds=80, points=10_000)
+
+
+async def test_closed_partitions_are_indexed(db: Database) -> None:
+    """The keeper makes the next partition ahead, and gives each closed one its indexes; the open one has none."""
+    async with db.unit(now=T0) as unit:
+        await unit.rows("select set_config('pasys.partition_rows', '20', false)")
+        alice, bob = await people(unit, "alice", "bob", funds=100)
+        await ledger.post(unit, [direct(alice, bob, 1) for _ in range(51)])
+        before = await ledger_partition.partitions(unit)
+        assert [(one.first_seq, one.closed, one.indexed) for one in before] == [
+            (1, True, False), (21, True, False), (41, False, False)]  # fmt: skip
+        while await ledger_partition.keep(unit):
+            pass
+        after = await ledger_partition.partitions(unit)
+        assert [(one.first_seq, one.last_seq, one.closed, one.indexed) for one in after] == [
+            (1, 20, True, True), (21, 40, True, True), (41, 60, False, False), (61, 80, False, False)]  # fmt: skip
+        found = await ledger.transfers(unit, asset="USD", account=alice, limit=100)
+        assert [row.seq for row in found] == [1, *range(3, 54)]

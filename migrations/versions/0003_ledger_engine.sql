@@ -97,6 +97,30 @@ set maintenance_work_mem = '128MB' as $$
 begin
     execute format('create index if not exists %I on %I (debit, seq)', p_leaf || '_debit_idx', p_leaf);
     execute format('create index if not exists %I on %I (credit, seq)', p_leaf || '_credit_idx', p_leaf);
+    -- The few that count at another time than they were recorded at: as-of balances look for them.
+    execute format('create index if not exists %I on %I (debit) where effective_at <> recorded_at',
+                   p_leaf || '_debit_dated_idx', p_leaf);
+    execute format('create index if not exists %I on %I (credit) where effective_at <> recorded_at',
+                   p_leaf || '_credit_dated_idx', p_leaf);
+end $$;
+
+-- The last transfer of an asset that was recorded at a time or before; 0 for none. A later row is never recorded earlier,
+-- so it is found by halving.
+create function ledger_seq_at(p_asset text, p_at timestamptz) returns int8
+language plpgsql stable set enable_seqscan = off as $$
+declare
+    low int8 := 0;
+    high int8;
+    middle int8;
+    at timestamptz;
+begin
+    select last_seq into high from asset where code = p_asset;
+    while low < high loop
+        middle := (low + high + 1) / 2;
+        select recorded_at into at from transfer where asset = p_asset and seq = middle;
+        if at <= p_at then low := middle; else high := middle - 1; end if;
+    end loop;
+    return coalesce(low, 0);
 end $$;
 
 -- The journal always has its next partition before it needs it.

@@ -15,6 +15,9 @@ from pasys.cli.options import (
     AccountName,
     AssetCode,
     AssetFilter,
+    At,
+    Axis,
+    By,
     Format,
     Limit,
     Metadata,
@@ -53,13 +56,6 @@ class Status(StrEnum):
     CLOSED = "closed"
 
 
-class By(StrEnum):
-    EFFECTIVE = "effective"
-    RECORDED = "recorded"
-
-
-At = Annotated[str | None, typer.Option("--at", metavar="TIME", help="As of a time, or so long ago (2h).")]
-Axis = Annotated[By, typer.Option("--by", help="By when entries counted, or when the books had them.")]
 NewName = Annotated[str, typer.Argument(metavar="NAME", help="1 to 64 letters, digits and . _ : @ -")]
 
 
@@ -205,13 +201,18 @@ def balance(name: AccountName, at: At = None, by: Axis = By.EFFECTIVE, output: O
 
 @app.command(
     "statement",
-    examples="pasys account statement shop --asset USD --since 30d\npasys account statement alice --json",
+    examples="pasys account statement shop --asset USD --from 30d\n"
+    "pasys account statement alice --from 2026-01-01 --to 2026-02-01 --json",
 )
 def statement(
     name: AccountName,
     asset: AssetFilter = None,
-    since: Annotated[str | None, typer.Option("--since", metavar="TIME", help="From here: a time, or an age.")] = None,
-    until: Annotated[str | None, typer.Option("--until", metavar="TIME", help="Up to here, without it.")] = None,
+    since: Annotated[
+        str | None, typer.Option("--from", "--since", metavar="TIME", help="From here: a time, or an age.")
+    ] = None,
+    until: Annotated[
+        str | None, typer.Option("--to", "--until", metavar="TIME", help="Up to here, without it.")
+    ] = None,
     by: Axis = By.EFFECTIVE,
     limit: Limit = 1_000,
     output: Output = TABLE,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pasys.cli.console import Noun, ask, say, show, show_refused
-from pasys.cli.options import TABLE, AssetCode, Limit, Output, complete_accounts
+from pasys.cli.options import TABLE, AssetCode, At, Axis, By, Limit, Output, complete_accounts, moment
 from pasys.errors import BooksDoNotHold
 
 if TYPE_CHECKING:
@@ -141,17 +141,21 @@ def _progress(asset: str, done: int, total: int) -> None:
     print(f"\r\x1b[K{asset} {done:,} of {total:,}", end="", file=sys.stderr, flush=True)
 
 
-@app.command("trial-balance", examples="pasys ledger trial-balance\npasys ledger trial-balance -o csv")
-def trial_balance(output: Output = TABLE) -> None:
+@app.command(
+    "trial-balance",
+    examples="pasys ledger trial-balance\npasys ledger trial-balance --at 2026-01-31T23:59:59 -o csv",
+)
+def trial_balance(at: At = None, by: Axis = By.EFFECTIVE, output: Output = TABLE) -> None:
     """Sum debits and credits by asset and type, system accounts by name.
 
     A clearing account that has not returned to zero shows since when.
     """
+    time = moment(at, field="at") if at else None
 
     async def question(unit: Unit) -> Any:
         from pasys.service import ledger_history
 
-        return await ledger_history.trial_balance(unit)
+        return await ledger_history.trial_balance(unit, at=time, by=by.value)
 
     show(ask(question), output, name="rows", empty="The books are empty.")
 

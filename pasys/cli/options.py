@@ -44,6 +44,13 @@ def complete_transactions(ctx: typer.Context, incomplete: str) -> list[str]:
     return transaction_ids(ctx, incomplete)
 
 
+class By(StrEnum):
+    EFFECTIVE = "effective"
+    RECORDED = "recorded"
+
+
+At = Annotated[str | None, typer.Option("--at", metavar="TIME", help="As of a time, or so long ago (2h).")]
+Axis = Annotated[By, typer.Option("--by", help="By when entries counted, or when the books had them.")]
 Output = Annotated[Format, typer.Option("-o", "--output", help="How data are printed.")]
 Limit = Annotated[int, typer.Option("--limit", min=1, max=10_000, help="How many at most.")]
 Amount = Annotated[str, typer.Option("--amount", metavar="DECIMAL", help="In major units: 12.50.")]

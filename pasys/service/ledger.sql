@@ -83,43 +83,74 @@ select id, name, asset, type, debits_pending, debits_posted, credits_pending, cr
   from account_now where id = any (%(numbers)s)
 
 -- :balance_at
--- What the account's transfers up to a time amount to; both times are asked for by the same query.
-select count(*) as transfers, coalesce(sum(change), 0)::int8 as balance
-  from (select -amount as change, case when %(by)s = 'effective' then effective_at else recorded_at end as at
-          from transfer where debit = %(account)s and result = 0 and kind in (0, 2)
+-- The running balance of the account's last row at a time. By the time that counts, the few rows that were recorded before
+-- and count later are taken off, and those that were recorded later and count before are put on.
+with bound as (select ledger_seq_at(%(asset)s, %(at)s) as seq),
+last_row as (
+    select balance from (
+        (select seq, debit_balance as balance from transfer
+          where asset = %(asset)s and debit = %(account)s and result = 0 and seq <= (select seq from bound)
+          order by seq desc limit 1)
         union all
-        select amount, case when %(by)s = 'effective' then effective_at else recorded_at end
-          from transfer where credit = %(account)s and result = 0 and kind in (0, 2)) entry
- where at <= %(at)s
+        (select seq, credit_balance from transfer
+          where asset = %(asset)s and credit = %(account)s and result = 0 and seq <= (select seq from bound)
+          order by seq desc limit 1)) side
+     order by seq desc limit 1),
+dated as (
+    select seq, effective_at, -amount as change from transfer
+     where debit = %(account)s and asset = %(asset)s and effective_at <> recorded_at and result = 0 and kind in (0, 2)
+       and %(by)s = 'effective'
+    union all
+    select seq, effective_at, amount from transfer
+     where credit = %(account)s and asset = %(asset)s and effective_at <> recorded_at and result = 0 and kind in (0, 2)
+       and %(by)s = 'effective')
+select coalesce((select balance from last_row), 0)
+     + coalesce((select sum(case when seq <= (select seq from bound) then -change else change end) from dated
+                  where (seq <= (select seq from bound)) = (effective_at > %(at)s)), 0)::int8 as balance,
+       exists (select from last_row) or exists (select from dated where effective_at <= %(at)s) as found
 
 -- :statement
 select entry.*, a.name as counterparty
   from (select seq, id, code, reference, effective_at, recorded_at, credit as other, -amount as change,
                case when %(by)s = 'effective' then effective_at else recorded_at end as at
-          from transfer where debit = %(account)s and result = 0 and kind in (0, 2)
+          from transfer where asset = %(asset)s and debit = %(account)s and result = 0 and kind in (0, 2)
         union all
         select seq, id, code, reference, effective_at, recorded_at, debit, amount,
                case when %(by)s = 'effective' then effective_at else recorded_at end
-          from transfer where credit = %(account)s and result = 0 and kind in (0, 2)) entry
+          from transfer where asset = %(asset)s and credit = %(account)s and result = 0 and kind in (0, 2)) entry
   left join account a on a.id = entry.other
  where (%(since)s::timestamptz is null or at >= %(since)s) and (%(until)s::timestamptz is null or at < %(until)s)
  order by at, seq limit %(limit)s
-
--- :opening
--- What stood in the account just before a time.
-select coalesce(sum(change), 0)::int8
-  from (select -amount as change, case when %(by)s = 'effective' then effective_at else recorded_at end as at
-          from transfer where debit = %(account)s and result = 0 and kind in (0, 2)
-        union all
-        select amount, case when %(by)s = 'effective' then effective_at else recorded_at end
-          from transfer where credit = %(account)s and result = 0 and kind in (0, 2)) entry
- where at < %(since)s
 
 -- :trial_balance
 -- System accounts by name, all others by type.
 select asset, type, case when type = 'system' then name end as name, case when type = 'system' then min(id) end as id,
        count(*) as accounts, sum(debits_posted)::text as debits, sum(credits_posted)::text as credits
   from account_now
+ group by 1, 2, 3
+ order by 1, 2, 3
+
+-- :trial_balance_at
+-- The same at a time: what counts later is taken off what stands there now.
+with bound as (select code, ledger_seq_at(code, %(at)s) as seq from asset),
+later as (
+    select t.debit, t.credit, t.amount from bound b join transfer t on t.asset = b.code and t.seq > b.seq
+     where t.result = 0 and t.kind in (0, 2) and (%(by)s = 'recorded' or t.effective_at > %(at)s)
+    union all
+    select t.debit, t.credit, t.amount from bound b join transfer t on t.asset = b.code and t.seq <= b.seq
+     where t.result = 0 and t.kind in (0, 2) and t.effective_at <> t.recorded_at and t.effective_at > %(at)s
+       and %(by)s = 'effective'),
+off as (
+    select account, sum(debits) as debits, sum(credits) as credits
+      from (select debit as account, amount as debits, 0 as credits from later
+            union all select credit, 0, amount from later) side
+     group by account)
+select a.asset, a.type, case when a.type = 'system' then a.name end as name,
+       case when a.type = 'system' then min(a.id) end as id, count(*) as accounts,
+       sum(a.debits_posted - coalesce(o.debits, 0))::text as debits,
+       sum(a.credits_posted - coalesce(o.credits, 0))::text as credits
+  from account_now a left join off o on o.account = a.id
+ where a.opened_at <= %(at)s or a.version > 0
  group by 1, 2, 3
  order by 1, 2, 3
 

@@ -131,9 +131,9 @@ async def balance_at(unit: Unit, account: int, at: datetime, *, by: By = "effect
     Raises AccountNotFound, and HistoryMissing for a time before the account existed.
     """
     row = await _account(unit, account)
-    found = await unit.row(SQL["balance_at"], account=account, at=at, by=_by(by))
+    found = await unit.row(SQL["balance_at"], account=account, asset=row.asset, at=at, by=_by(by))
     assert found is not None
-    if not found.transfers and at < row.opened_at:
+    if not found.found and at < row.opened_at:
         raise HistoryMissing(account=row.name, at=at.isoformat())
     return Money(_sign(row) * found.balance, row.asset)
 
@@ -152,9 +152,13 @@ async def statement(
     Raises AccountNotFound, and HistoryMissing for a period that ends before the account existed.
     """
     row = await _account(unit, account)
-    values = {"account": account, "since": since, "by": _by(by)}
-    lines = await unit.rows(SQL["statement"], until=until, limit=_limit(limit) + 1, **values)
-    opening = 0 if since is None else await unit.value(SQL["opening"], **values)
+    values = {"account": account, "asset": row.asset, "by": _by(by)}
+    lines = await unit.rows(SQL["statement"], since=since, until=until, limit=_limit(limit) + 1, **values)
+    opening = 0
+    if since is not None:
+        just_before = await unit.row(SQL["balance_at"], at=since - timedelta(microseconds=1), **values)
+        assert just_before is not None, "it always answers"
+        opening = just_before.balance
     if not lines and not opening and until is not None and until <= row.opened_at:
         raise HistoryMissing(account=row.name, at=until.isoformat())
     sign, running = _sign(row), opening
@@ -179,28 +183,34 @@ async def statement(
     )
 
 
-async def trial_balance(unit: Unit) -> list[TrialRow]:
-    """Debits and credits by asset and type, system accounts by name; per asset the debits equal the credits."""
-    made = []
-    for row in await unit.rows(SQL["trial_balance"]):
-        debits, credits = int(row.debits), int(row.credits)
-        since = None
-        if debits != credits and row.name is not None and clearing(row.name, row.type):
-            since = await unit.value(SQL["open_since"], account=row.id)
-        made.append(
-            TrialRow(
-                asset=row.asset,
-                type=row.type,
-                name=row.name,
-                accounts=row.accounts,
-                debits=Money(debits, row.asset),
-                credits=Money(credits, row.asset),
-                net=Money(debits - credits, row.asset),
-                open_since=since,
-                age=None if since is None else unit.now - since,
-            )
-        )
-    return made
+async def trial_balance(unit: Unit, *, at: datetime | None = None, by: By = "effective") -> list[TrialRow]:
+    """Debits and credits by asset and type, system accounts by name; per asset the debits equal the credits.
+
+    With `at`, as of a time: by when transfers counted, or by when the books had them.
+    """
+    if at is None:
+        return [await _trial_row(unit, row, unit.now) for row in await unit.rows(SQL["trial_balance"])]
+    rows = await unit.rows(SQL["trial_balance_at"], at=at, by=_by(by))
+    return [await _trial_row(unit, row, None) for row in rows]
+
+
+async def _trial_row(unit: Unit, row: Any, now: datetime | None) -> TrialRow:
+    """`now` is None for a time in the past: how long an account had been open then is not looked up."""
+    debits, credits = int(row.debits), int(row.credits)
+    since = None
+    if now is not None and debits != credits and row.name is not None and clearing(row.name, row.type):
+        since = await unit.value(SQL["open_since"], account=row.id)
+    return TrialRow(
+        asset=row.asset,
+        type=row.type,
+        name=row.name,
+        accounts=row.accounts,
+        debits=Money(debits, row.asset),
+        credits=Money(credits, row.asset),
+        net=Money(debits - credits, row.asset),
+        open_since=since,
+        age=None if since is None or now is None else now - since,
+    )
 
 
 async def _account(unit: Unit, number: int) -> Any:
