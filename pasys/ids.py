@@ -48,16 +48,17 @@ def uuid7() -> UUID:
 
 def uuid7s(count: int) -> bytes:
     """Many of them at once, 16 bytes each: in order, and behind every one that this process made before."""
+    import numpy as np
+
     global _last_stamp
     first = max(time.time_ns() // 1_000_000 << 12, _last_stamp + 1)
     _last_stamp = first + count - 1
-    tails = random.randbytes(8 * count)
-    made = []
-    for i in range(count):
-        stamp, tail = first + i, tails[8 * i : 8 * i + 8]
-        made.append(((stamp >> 12) << 16 | 0x7000 | stamp & 0xFFF).to_bytes(8, "big"))
-        made.append(bytes((0x80 | tail[0] & 0x3F,)) + tail[1:])
-    return b"".join(made)
+    stamps = np.arange(first, first + count, dtype=np.uint64)
+    halves = np.empty((count, 2), ">u8")
+    halves[:, 0] = stamps >> np.uint64(12) << np.uint64(16) | np.uint64(0x7000) | stamps & np.uint64(0xFFF)
+    tails = np.frombuffer(random.randbytes(8 * count), np.uint64)
+    halves[:, 1] = tails >> np.uint64(2) | np.uint64(1 << 63)
+    return halves.tobytes()
 
 
 def new(prefix: str) -> str:

@@ -40,6 +40,22 @@ def test_transfer_ids_are_uuids_of_version_7():
     assert abs((drawn[0].int >> 80) / 1_000 - datetime.now(UTC).timestamp()) < 60
 
 
+def test_many_ids_at_once_stand_in_the_same_order():
+    """Ids made in bulk and one by one, in any mixture, are in the order of making, and are all of version 7."""
+    drawn: list[UUID] = []
+    for count in (1, 5_000, 0, 3, 20_000):  # more than a millisecond's count has room for
+        drawn.append(ids.uuid7())
+        made = ids.uuid7s(count)
+        assert len(made) == 16 * count
+        drawn += [UUID(bytes=made[at : at + 16]) for at in range(0, len(made), 16)]
+    drawn.append(ids.uuid7())
+    assert drawn == sorted(drawn) and len(set(drawn)) == len(drawn) == 25_010
+    assert {one.version for one in drawn} == {7} and {one.variant for one in drawn} == {drawn[0].variant}
+    assert abs((drawn[-1].int >> 80) / 1_000 - datetime.now(UTC).timestamp()) < 60
+    tails = [one.int & (1 << 62) - 1 for one in drawn]
+    assert len(set(tails)) == len(tails) and max(tails).bit_length() == 62, "the rest is random"
+
+
 def test_account_numbers_sort_and_never_repeat():
     """Account numbers are in order, all different, and fit the ledger's 64-bit arrays."""
     drawn = [ids.new_account_number() for _ in range(100_000)]
