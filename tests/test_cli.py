@@ -25,7 +25,7 @@ HEAVY |= {"pydantic", "rich", "msgspec"}
 # These print sentences, or become a program of their own.
 WITHOUT_DATA = {"down", "daemon run"}
 # These answer, or start something, where no stack runs.
-WITHOUT_STACK = {"up", "doctor", "logs", "events topology", "demo", "bench pipeline", "tx key"}
+WITHOUT_STACK = {"up", "doctor", "logs", "events topology", "demo", "bench pipeline", "bench ledger", "tx key"}
 FAMILIES = {2, 3, 7}
 
 
