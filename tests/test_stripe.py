@@ -5,17 +5,21 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
+import stripe
 
 from pasys.adapters import Authorised, Captured, Declined, Payment, Psp, Refunded, Repayment, open_psp
+from pasys.adapters.stripe_currency import THREE_DECIMALS
 from pasys.errors import (
     PspKeyReused,
     PspMisconfigured,
     PspUnavailable,
 )
 from pasys.money import Money
-from tests.psp_kit import TIMEOUT_S, NoSearch, aged, ask_until_known, payment, repayment, settings_for, take
+from tests.psp_kit import TIMEOUT_S, NoSearch, aged, ask_until_known, payment, repayment, settings_for, statement, take
 from tests.simulator_process import Simulator, free_port
 
 
@@ -264,6 +268,31 @@ async def test_a_pending_refund_is_not_known_yet(at_stripe: Psp, simulator: Simu
         except PspUnavailable:
             await asyncio.sleep(0.05)
     pytest.fail("the refund stayed pending")
+
+
+# 2.9 % and 30 of Stripe's units, in whole krónur and shillings, in tens of fils.
+FEES = [(5_000, "ISK", 145), (17, "ISK", 1), (33_333, "UGX", 967), (1_250, "KWD", 70), (12_345, "TND", 390)]
+
+
+@pytest.mark.parametrize(("minor", "asset", "fee_minor"), [*FEES, (1_250, "JPY", 66), (1_250, "USD", 66)])
+async def test_a_fee_is_kept_in_every_currency(at_stripe: Psp, minor: int, asset: str, fee_minor: int):
+    """Where Stripe settles whole units only, its fee is one, too: told with the capture, and again by the statement."""
+    began = datetime.now(UTC) - timedelta(seconds=2)
+    if asset in THREE_DECIMALS:
+        minor = minor // 10 * 10
+    asked = payment(minor, asset)
+    _, captured = await take(at_stripe, asked)
+    assert captured.amount == asked.amount and captured.fee == Money(fee_minor, asset)
+    (line,) = [line for line in await statement(at_stripe, began) if line.transaction_id == asked.transaction_id]
+    assert (line.amount_minor, line.fee_minor, line.asset) == (minor, fee_minor, asset)
+
+
+@pytest.mark.parametrize(("units", "currency"), [(1_250, "isk"), (1_001, "ugx"), (12_345, "kwd")])
+def test_the_simulator_takes_no_fraction_that_stripe_does_not_settle(simulator: Simulator, units: int, currency: str):
+    """Two decimals that are not 00, or a last of three that is not 0, are refused."""
+    wanted: Any = {"amount": units, "currency": currency, "payment_method": "pm_card_visa", "confirm": True}
+    with pytest.raises(stripe.InvalidRequestError, match="must be a multiple of"):
+        simulator.client().v1.payment_intents.create(wanted)
 
 
 async def test_a_real_payment_needs_a_method_of_its_own(simulator: Simulator):

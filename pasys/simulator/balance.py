@@ -60,7 +60,7 @@ def record_charge(unit: Unit, amount: int, charge: Object) -> Object:
         amount,
         charge["currency"],
         charge["id"],
-        charged_fee=fee(amount),
+        charged_fee=fee(amount, charge["currency"]),
         pending=pending,
         description=charge["description"],
     )

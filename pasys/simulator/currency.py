@@ -11,8 +11,9 @@ AMOUNT_MAX = 99_999_999
 FEE_PER_MILLE = 29
 FEE_FIXED = 30
 
-# Stripe writes these with three decimals but settles two, so an amount has to be a multiple of ten.
-THREE_DECIMALS = frozenset({"bhd", "jod", "kwd", "omr", "tnd"})
+# Stripe writes these with more decimals than it settles, so an amount, and a fee, is a multiple of so many units:
+# three decimals of which the last is 0, or two that are always 00 (https://docs.stripe.com/currencies#special-cases).
+WHOLE_UNITS: dict[str, int] = {"bhd": 10, "jod": 10, "kwd": 10, "omr": 10, "tnd": 10, "isk": 100, "ugx": 100}
 _NAMES = """
     aed afn all amd ang aoa ars aud awg azn bam bbd bdt bgn bhd bif bmd bnd bob brl bsd bwp byn bzd cad cdf chf
     clp cny cop crc cve czk djf dkk dop dzd egp etb eur fjd fkp gbp gel gip gmd gnf gtq gyd hkd hnl htg huf idr
@@ -40,11 +41,13 @@ def amount(name: str, raw: Any) -> int:
 
 
 def check_decimals(value: int, code: str, *, param: str) -> None:
-    if code in THREE_DECIMALS and value % 10:
-        message = f"Amounts in {code} have three decimals and must be a multiple of 10."
+    if value % WHOLE_UNITS.get(code, 1):
+        message = f"Amounts in {code} must be a multiple of {WHOLE_UNITS[code]}."
         raise invalid(message, "parameter_invalid_integer", param=param)
 
 
-def fee(value: int) -> int:
-    """2.9 % and 30 minor units, whatever the currency; half a unit of the percentage rounds up."""
-    return (value * FEE_PER_MILLE + 500) // 1000 + FEE_FIXED
+def fee(value: int, code: str) -> int:
+    """2.9 % and 30 minor units, whatever the currency, in units that it settles; half of one rounds up."""
+    unit = WHOLE_UNITS.get(code, 1)
+    exact = value * FEE_PER_MILLE + FEE_FIXED * 1000
+    return (exact + 500 * unit) // (1000 * unit) * unit
