@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from alembic import context
 from sqlalchemy import create_engine, pool
 
@@ -15,7 +17,10 @@ def run() -> None:
     assert url is not None
     engine = create_engine(url, poolclass=pool.NullPool)
     with engine.connect() as connection:
-        connection.exec_driver_sql(f"select pg_advisory_lock({MIGRATION_LOCK})")
+        # Asked for again and again: whoever waited in a statement would be waited for by an index that is being built.
+        while not connection.exec_driver_sql(f"select pg_try_advisory_lock({MIGRATION_LOCK})").scalar():
+            connection.commit()
+            time.sleep(0.1)
         connection.exec_driver_sql("set lock_timeout = '5s'")
         connection.commit()
         context.configure(connection=connection, target_metadata=metadata, transaction_per_migration=True)

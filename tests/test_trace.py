@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pasys import ids
-from pasys.db import Database, Unit
+from pasys.db import Database, Unit, queries
 from pasys.errors import NothingToTrace
 from pasys.money import Money
 from pasys.service import refund, refund_query, transaction, transaction_state
@@ -219,3 +219,43 @@ async def test_an_id_that_nobody_knows_is_refused(unit: Unit, any_id: str) -> No
     """Nothing is not an empty story."""
     with pytest.raises(NothingToTrace):
         await trace(unit, any_id)
+
+
+TABLES = (
+    "transaction", "transaction_history", "refund", "refund_history", "attempt", "fraud_decision", "event",
+    "statement_line", "reconciliation_break", "psp_notice",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted(queries("trace")))
+async def test_every_question_goes_by_an_index(db: Database, name: str) -> None:
+    """However large the tables are: no query of a trace reads one from end to end, whichever id it begins with."""
+    sql = queries("trace")[name]
+    values: dict[str, Any] = {"id": "ch_x", "story": "tx_x", "limit": 100} | {
+        key: ["tx_x"] for key in ("ids", "entities", "psps", "lines", "stories", "runs", "breaks")
+    }
+    if name == "story_of_transfer":
+        values["id"] = "0199aaaa-0000-7000-8000-000000000000"
+    async with db.unit() as unit:
+        await unit.rows("set local enable_seqscan = off")
+        used = {key: value for key, value in values.items() if f"%({key})s" in sql}
+        (plan,) = await unit.value(f"explain (format json) {sql}", **used)
+    for node in _nodes(plan["Plan"]):
+        if node.get("Relation Name") in TABLES:
+            assert node["Node Type"] != "Seq Scan", node
+            assert "Index Cond" in node or "Recheck Cond" in node, node
+
+
+def _nodes(plan: dict[str, Any]) -> list[dict[str, Any]]:
+    return [plan, *(node for below in plan.get("Plans", []) for node in _nodes(below))]
+
+
+async def test_a_declined_payment_is_found_by_the_psp_s_id(settings: Any, db: Database) -> None:
+    """What the PSP called the payment that it declined leads to its story."""
+    async with db.unit() as unit:
+        await open_accounts(unit)
+    async with daemons(settings):
+        transaction_id = await pay(db, "100.00", payment_method="pm_card_visa_chargeDeclined")
+        failed = await until_status(db, transaction_id, "failed")
+    assert failed.psp_reference
+    assert (await told(db, failed.psp_reference)).root == transaction_id

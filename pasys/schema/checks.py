@@ -80,6 +80,7 @@ statement_line = Table(
     Column("matched_id", Id),  # the entity of ours that it agrees with
     # Without psp: before the first statistics, the planner would take it for the primary key.
     Index("statement_line_created_at_idx", "created_at"),
+    Index("statement_line_source_id_idx", "source_id", postgresql_where=text("source_id is not null")),
     Index("statement_line_matched_id_idx", "matched_id", postgresql_where=text("matched_id is not null")),
 )
 
@@ -115,6 +116,7 @@ reconciliation_break = Table(
     ),
     one_of("status", "open", "resolved"),
     Index("reconciliation_break_entity_id_idx", "entity_id"),
+    Index("reconciliation_break_run_id_idx", "run_id", postgresql_where=text("run_id is not null")),
     Index("reconciliation_break_line_id_idx", "line_id"),
     Index("reconciliation_break_open_idx", "psp", "id", postgresql_where=text("status = 'open'")),
 )
@@ -131,5 +133,6 @@ psp_notice = Table(
     Column("transaction_id", Id),
     Column("payload", JSONB, nullable=False),
     Column("received_at", Time, nullable=False, server_default=NOW),
+    Index("psp_notice_object_id_idx", "object_id", postgresql_where=text("object_id is not null")),
     Index("psp_notice_transaction_id_idx", "transaction_id", postgresql_where=text("transaction_id is not null")),
 )

@@ -68,6 +68,9 @@ transaction = Table(
     Index("transaction_batch_id_idx", "batch_id", postgresql_where=text("batch_id is not null")),
     Index("transaction_parent_id_key", "parent_id", unique=True, postgresql_where=text("parent_id is not null")),
     Index("transaction_psp_reference_idx", "psp_reference", postgresql_where=text("psp_reference is not null")),
+    Index(
+        "transaction_charge_reference_idx", "charge_reference", postgresql_where=text("charge_reference is not null")
+    ),
     postgresql_with={"fillfactor": "70"},
 )
 
@@ -185,6 +188,7 @@ refund = Table(
         "released",
     ),
     Index("refund_transaction_id_idx", "transaction_id"),
+    Index("refund_psp_reference_idx", "psp_reference", postgresql_where=text("psp_reference is not null")),
     Index(
         "refund_open_idx",
         "status",

@@ -68,7 +68,7 @@ select id as entity_id, asset, captured_minor as amount_minor, nullif(fee_minor,
   from transaction
  where rail = %(psp)s and id = any (%(ids)s::text[]);
 
--- :payments_by_reference   the same by the PSP's own id, which is not indexed
+-- :payments_by_reference   the same by the PSP's own id
 select id from transaction where rail = %(psp)s and charge_reference = any (%(references)s::text[]);
 
 -- :refunds   refunds that lines may stand for
@@ -79,7 +79,7 @@ select r.id as entity_id, r.asset, -r.amount_minor as amount_minor, 0::bigint as
   from refund r join transaction t on t.id = r.transaction_id
  where t.rail = %(psp)s and r.id = any (%(ids)s::text[]);
 
--- :refunds_by_reference   the same by the PSP's own id, which is not indexed
+-- :refunds_by_reference   the same by the PSP's own id
 select r.id from refund r join transaction t on t.id = r.transaction_id
  where t.rail = %(psp)s and r.psp_reference = any (%(references)s::text[]);
 

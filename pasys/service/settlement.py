@@ -237,7 +237,8 @@ async def fail(unit: Unit, events: Sequence[SettlementFailed]) -> list[Event]:
         flagged = row.reason == SUSPECTED_FRAUD
         becomes = Status.FRAUD if flagged else Status.FAILED
         reason = SUSPECTED_FRAUD if flagged else answers[id].reason
-        moves.append(Move(id, Status.PENDING, becomes, reason=reason, transfer_ids=released[id]))
+        psp_reference = answers[id].psp_reference
+        moves.append(Move(id, Status.PENDING, becomes, reason, psp_reference=psp_reference, transfer_ids=released[id]))
     moved = await move(unit, moves)
     said: list[Event] = []
     for step in moves:

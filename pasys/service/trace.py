@@ -14,6 +14,7 @@ from uuid import UUID
 
 import msgspec
 
+from pasys.adapters import installed_psps
 from pasys.db import Unit, queries
 from pasys.domain.ledger import Kind
 from pasys.errors import NothingToTrace
@@ -81,9 +82,9 @@ async def trace(unit: Unit, any_id: str) -> Trace:
     told.notices(notices)
     told.runs(await unit.rows(SQL["runs"], story=story))
     breaks = await unit.rows(SQL["breaks"], entities=entities, story=story, limit=ROWS_MAX)
-    found_in = [(row.psp, row.line_id) for row in breaks if row.line_id]
-    psps, lines = [psp for psp, _ in found_in], [line for _, line in found_in]
-    told.lines(await unit.rows(SQL["lines"], entities=entities, psps=psps, lines=lines, story=story, limit=ROWS_MAX))
+    named = [(row.psp, row.line_id) for row in breaks if row.line_id] + [(psp, story) for psp in installed_psps()]
+    psps, lines = [psp for psp, _ in named], [line for _, line in named]
+    told.lines(await unit.rows(SQL["lines"], entities=entities, psps=psps, lines=lines, limit=ROWS_MAX))
     told.breaks(breaks)
     journal = {id for row in (*transactions, *refunds, *breaks) for id in row.transfer_ids} | _as_uuids(story)
     told.transfers(await ledger.transfers_by_id(unit, sorted(journal)), {*entities, *(row.id for row in breaks)})
@@ -105,7 +106,7 @@ async def _story(unit: Unit, shown_id: str) -> str:
     if as_uuid := _as_uuids(any_id):
         found = await unit.value(SQL["story_of_transfer"], id=next(iter(as_uuid)))
     found = found or await unit.value(SQL["story"], id=any_id)
-    found = found or await unit.value(SQL["story_at_psp"], id=any_id)
+    found = found or await unit.value(SQL["story_at_psp"], id=any_id, psps=installed_psps())
     if found is None:
         raise NothingToTrace(entity_id=shown_id)
     if _as_uuids(found) or found == any_id:

@@ -25,16 +25,21 @@ select coalesce(t.parent_id, t.id, r.transaction_id, b.entity_id, j.id::text) as
   left join reconciliation_break b on b.id = j.reference
  where k.id = %(id)s;
 
--- :story_at_psp   the story of a PSP's id. None of these columns has an index of its own
+-- :story_at_psp   the story of a PSP's id, each by an index; what begins with a PSP's name is asked for PSP by PSP
+with line as (
+    select l.* from unnest(%(psps)s::text[]) as p (psp) join statement_line l on l.psp = p.psp and l.line_id = %(id)s
+    union all select * from statement_line where source_id = %(id)s),
+notice as (
+    select n.* from unnest(%(psps)s::text[]) as p (psp) join psp_notice n on n.psp = p.psp and n.event_id = %(id)s
+    union all select * from psp_notice where object_id = %(id)s),
+known as (
+    select id as story from transaction where charge_reference = %(id)s
+    union all select transaction_id from refund where psp_reference = %(id)s
+    union all select coalesce(r.transaction_id, l.matched_id, l.transaction_id, l.line_id)
+                from line l left join refund r on r.id = coalesce(l.matched_id, l.refund_id)
+    union all select coalesce(transaction_id, notice_id) from notice)
 select coalesce(t.parent_id, t.id, known.story) as story
-  from (select id as story from transaction where charge_reference = %(id)s
-        union all select transaction_id from refund where psp_reference = %(id)s
-        union all select transaction_id from attempt where psp_reference = %(id)s
-        union all select coalesce(r.transaction_id, l.matched_id, l.transaction_id, l.line_id)
-                    from statement_line l left join refund r on r.id = coalesce(l.matched_id, l.refund_id)
-                   where %(id)s in (l.line_id, l.source_id)
-        union all select coalesce(transaction_id, notice_id) from psp_notice where %(id)s in (object_id, event_id)
-       ) known
+  from known
   left join transaction t on t.id = known.story
  order by t.id is null, 1 limit 1;
 
@@ -79,12 +84,11 @@ select * from reconciliation_break
     or line_id = any (array(select line_id from statement_line where matched_id = any (%(entities)s::text[])))
  order by id limit %(limit)s;
 
--- :lines   the lines of statements that stand for these entities, or that a break is about
-select * from statement_line
- where matched_id = any (%(entities)s::text[])
-    or (psp, line_id) in (select * from unnest(%(psps)s::text[], %(lines)s::text[]))
+-- :lines   the lines of statements that stand for these entities, that a break is about, or that the story is
+select * from statement_line where matched_id = any (%(entities)s::text[])
 union
-select * from statement_line where line_id = %(story)s
+select l.* from unnest(%(psps)s::text[], %(lines)s::text[]) as named (psp, line_id)
+  join statement_line l on l.psp = named.psp and l.line_id = named.line_id
  order by created_at, line_id, occurrence limit %(limit)s;
 
 -- :events   everything that was announced about a story, and about its breaks
