@@ -249,6 +249,19 @@ async def test_several_assets_in_one_batch(unit: Unit) -> None:
         await ledger.post(unit, [batch[0]] * (ledger.BATCH_MAX + 1))
 
 
+async def test_one_id_in_two_assets_is_a_conflict(db: Database) -> None:
+    """A batch that gives one id to two assets is refused by the name of that id, and writes nothing."""
+    async with db.unit() as unit:
+        usd = await people(unit, "alice", "bob", funds=100)
+        jpy = await people(unit, "kenji", "yuki", asset="JPY", funds=100)
+    one = direct(*usd, 1)
+    with pytest.raises(TransferConflict, match=str(one.id)):
+        async with db.unit() as unit:
+            await ledger.post(unit, [direct(*usd, 1), one, direct(*jpy, 1, asset="JPY", id=one.id)], refuse=False)
+    async with db.unit() as unit:
+        assert [await posted(unit, n) for n in (*usd, *jpy)] == [100] * 4
+
+
 @pytest.mark.parametrize(
     ("asset", "text"),
     [("JPY", "12,345 JPY"), ("KWD", "12.345 KWD"), ("DAI", "0.000012345 DAI"), ("USDC", "0.012345 USDC")],

@@ -166,6 +166,25 @@ async def test_a_replay_is_answered_with_the_first_result(db: Database) -> None:
         assert (await poster.post(direct(bob, alice, 1))).seq == 6
 
 
+async def test_an_id_that_another_asset_takes_is_one_callers_conflict(db: Database) -> None:
+    """While a unit is about to record an id in another asset, callers of a poster wait; then one of them has a conflict
+    and the others their money."""
+    async with db.unit() as unit:
+        alice, bob = await people(unit, "alice", "bob", funds=100)
+        kenji, yuki = await people(unit, "kenji", "yuki", asset="JPY", funds=100)
+    first = direct(kenji, yuki, 1, asset="JPY")
+    asked = [direct(alice, bob, 1), direct(alice, bob, 1, id=first.id), direct(alice, bob, 1)]
+    async with Poster(db) as poster:
+        async with db.unit() as unit:
+            await ledger.post(unit, [first])
+            waiting = asyncio.gather(*[poster.post(transfer) for transfer in asked])
+            while not await unit.value("select count(*) from pg_locks where not granted"):
+                await asyncio.sleep(0.001)
+        answers = await waiting
+    assert [answer.result for answer in answers] == [Result.ACCEPTED, Result.ID_CONFLICT, Result.ACCEPTED]
+    assert [answer.seq for answer in answers] == [3, 0, 4]
+
+
 async def test_a_frozen_account_is_noticed(db: Database) -> None:
     """What a poster remembers does not outlive a change of the account's status or limits."""
     async with db.unit() as unit:

@@ -16,7 +16,7 @@ from pasys.domain.ledger import Posted, Result, Transfer
 from pasys.domain.ledger_batch import Books, Verdict
 from pasys.domain.ledger_columns import Columns
 from pasys.domain.ledger_rules import judge
-from pasys.errors import InvalidInput, TransferConflict
+from pasys.errors import InvalidInput
 from pasys.money import asset_of
 from pasys.service import ledger_books as books
 from pasys.service.ledger_books import Head
@@ -157,6 +157,6 @@ async def _write(unit: Unit, part: _Judged) -> None:
     writing = books.prepare(part.columns, part.head, part.verdict, unit.now, accounts=part.verdict.changed)
     try:
         await books.write(unit.driver, writing)
-    except UniqueViolation:
+    except UniqueViolation as error:
         # Two assets, one id, at the same time: the other lock did not protect us from it.
-        raise TransferConflict(transfer_id=part.columns[0].id) from None
+        raise books.conflict(error) from None

@@ -5,6 +5,7 @@ Both calls go to functions in the database (migrations/versions/0003_ledger_engi
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -13,6 +14,7 @@ from uuid import UUID
 
 import numpy as np
 import psycopg
+from psycopg.errors import UniqueViolation
 from psycopg.rows import namedtuple_row
 
 from pasys.db import queries
@@ -20,9 +22,11 @@ from pasys.domain import ledger_chain
 from pasys.domain.ledger import Hold, Kind, Purpose, Recorded, Result, Transfer
 from pasys.domain.ledger_batch import Accounts, Books, Changes, Verdict
 from pasys.domain.ledger_columns import EPOCH, Columns, Int64s, micros, moment
+from pasys.errors import TransferConflict
 from pasys.service import ledger_wire as wire
 
 SQL = queries("ledger")
+_TAKEN = re.compile(r"\(id\)=\((.+?)\)")
 COPY_FROM = 2_000  # rows: below, a call of a function is cheaper than four of the protocol's turns
 Driver = psycopg.AsyncConnection[Any]
 
@@ -192,6 +196,12 @@ async def write(driver: Driver, writing: Writing) -> None:
             await _copy(driver, writing)
     else:
         await call(driver, "apply", (*writing.advance, *_arrays(writing)))
+
+
+def conflict(error: UniqueViolation) -> TransferConflict:
+    """Which id it was that another asset has recorded since the books were read."""
+    found = _TAKEN.search(error.diag.message_detail or "")
+    return TransferConflict(transfer_id=found[1] if found else "of this batch")
 
 
 def _arrays(writing: Writing) -> tuple[Any, ...]:
