@@ -6,7 +6,8 @@ import itertools
 import os
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import msgspec
@@ -42,21 +43,35 @@ def template(servers: Settings) -> str:
     return name
 
 
+@pytest.fixture(scope="session")
+def spaces(servers: Settings, template: str) -> Callable[[], AbstractContextManager[Settings]]:
+    """Makes namespaces that nobody else has, for as long as they are open."""
+    return lambda: _space(servers, template)
+
+
 @pytest.fixture
 def settings(servers: Settings, template: str) -> Iterator[Settings]:
     """Settings of a namespace that nobody else has."""
+    with _space(servers, template) as found:
+        yield found
+
+
+@contextmanager
+def _space(servers: Settings, template: str) -> Iterator[Settings]:
     space = f"t{os.getpid()}_{next(_numbers)}"
     admin = _url(servers.require("database_url"), "postgres")
     with psycopg.connect(admin, autocommit=True) as connection:
         connection.execute(f"create database {space} template {template} strategy file_copy".encode())
-    yield msgspec.structs.replace(
-        servers,
-        database_url=_url(servers.require("database_url"), space),
-        bus_prefix=space,
-        redis_prefix=space,
-    )
-    with psycopg.connect(admin, autocommit=True) as connection:
-        connection.execute(f"drop database if exists {space} with (force)".encode())
+    try:
+        yield msgspec.structs.replace(
+            servers,
+            database_url=_url(servers.require("database_url"), space),
+            bus_prefix=space,
+            redis_prefix=space,
+        )
+    finally:
+        with psycopg.connect(admin, autocommit=True) as connection:
+            connection.execute(f"drop database if exists {space} with (force)".encode())
 
 
 @pytest.fixture

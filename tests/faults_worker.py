@@ -26,8 +26,8 @@ POLL_S = 0.3
 # Four daemons share the process; opening their connections is most of what starting it costs.
 CONNECTIONS_MAX = 3
 
-_forks = multiprocessing.get_context("forkserver")
-_forks.set_forkserver_preload(
+forks = multiprocessing.get_context("forkserver")
+forks.set_forkserver_preload(
     [
         "tests.faults_worker",
         "pasys.worker",
@@ -55,8 +55,8 @@ class Worker:
     def __init__(
         self, settings: Settings, *, daemons: Sequence[str] = PIPELINE, kill: Kill | None = None, webhooks: bool = False
     ) -> None:
-        theirs, self._orders = _forks.Pipe(duplex=False)
-        self.process: BaseProcess = _forks.Process(
+        theirs, self._orders = forks.Pipe(duplex=False)
+        self.process: BaseProcess = forks.Process(
             target=run, args=(settings, tuple(daemons), kill, webhooks, theirs), daemon=True
         )
         self.process.start()

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 
 from pasys.db import Unit
+from pasys.domain import ledger_chain
 from pasys.domain.ledger import Hold, Kind, Purpose, Recorded, Result, Transfer
 from pasys.domain.ledger_batch import Accounts, Books
 from pasys.domain.ledger_columns import Columns
@@ -17,6 +18,16 @@ from tests.ledger_batches import Batches
 from tests.ledger_model import Model, ModelAccount
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
+# The definition of the chain, computed by the database itself with its own sha256.
+CHAIN = """
+with recursive chain as (
+    select 0::int8 as seq, sha256(convert_to('pasys journal 1 ' || %(asset)s, 'UTF8')) as hash, null::int8 as seal
+    union all
+    select t.seq, sha256(c.hash || ledger_row_bytes(t)), t.seal
+      from chain c join transfer t on t.asset = %(asset)s and t.seq = c.seq + 1)
+select seq, ('x' || encode(substring(hash for 8), 'hex'))::bit(64)::int8 as wanted, seal, hash from chain
+ where seq > 0 order by seq
+"""
 STATUS = {"active": 0, "frozen": 1, "closed": 2}
 
 
@@ -50,6 +61,15 @@ async def people(unit: Unit, *names: str, asset: str = "USD", funds: int = 0) ->
 
 async def posted(unit: Unit, number: int) -> int:
     return (await ledger.balances(unit, [number]))[number].posted.minor
+
+
+async def unsealed(unit: Unit, asset: str) -> list[int]:
+    """The rows whose seal is not that of the chain; the last one too where the asset's row has another hash."""
+    rows = await unit.rows(CHAIN, asset=asset)
+    wrong = [row.seq for row in rows if row.seal != row.wanted]
+    head = await unit.row("select last_seq, last_hash from asset where code = %(code)s", code=asset)
+    ends = (rows[-1].seq, bytes(rows[-1].hash)) if rows else (0, ledger_chain.genesis(asset))
+    return wrong if (head.last_seq, bytes(head.last_hash)) == ends else [*wrong, ends[0]]
 
 
 def model(seed: int) -> Model:

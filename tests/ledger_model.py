@@ -42,7 +42,7 @@ class ModelRow:
 
 @dataclass
 class Model:
-    """One asset's books. `others` are those of other assets, which share the ids; `taken` says who has which."""
+    """One asset's books. `others` are those of other assets; `taken` says which asset has an id."""
 
     asset: str
     accounts: dict[int, ModelAccount] = field(default_factory=dict)

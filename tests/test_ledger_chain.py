@@ -14,18 +14,7 @@ from pasys.domain.ledger import Kind, Purpose, Result
 from pasys.service import account, ledger
 from pasys.service.ledger_poster import Poster
 from tests.ledger_batches import Batches
-from tests.ledger_kit import T0, direct, people
-
-# The definition of the chain, computed by the database itself with its own sha256.
-SQL_CHAIN = """
-with recursive chain as (
-    select 0::int8 as seq, sha256(convert_to('pasys journal 1 USD', 'UTF8')) as hash, null::int8 as seal
-    union all
-    select t.seq, sha256(c.hash || ledger_row_bytes(t)), t.seal
-      from chain c join transfer t on t.asset = 'USD' and t.seq = c.seq + 1)
-select seq, ('x' || encode(substring(hash for 8), 'hex'))::bit(64)::int8 as wanted, seal, hash from chain
- where seq > 0 order by seq
-"""
+from tests.ledger_kit import T0, direct, people, unsealed
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -40,10 +29,8 @@ async def test_the_chain_is_the_same_in_sql(db: Database, seed: int) -> None:
         async with db.unit(now=now) as unit:
             await ledger.post(unit, batches.batch(40, now), refuse=False)
     async with db.unit() as unit:
-        rows = await unit.rows(SQL_CHAIN)
-        assert len(rows) > 100 and all(row.seal == row.wanted for row in rows)
-        head = await unit.row("select last_seq, last_hash from asset where code = 'USD'")
-        assert (head.last_seq, bytes(head.last_hash)) == (rows[-1].seq, bytes(rows[-1].hash))
+        assert await unit.value("select last_seq from asset where code = 'USD'") > 100
+        assert await unsealed(unit, "USD") == []
 
 
 async def test_a_later_row_is_never_recorded_earlier(db: Database) -> None:
