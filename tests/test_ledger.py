@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from datetime import timedelta
-from uuid import UUID
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -397,13 +396,3 @@ async def test_the_database_stops_an_overdraft(db: Database) -> None:
         with pytest.raises(pg.CheckViolation):
             async with db.unit() as unit:
                 await unit.rows(f"update account set {counter} where id = {alice}")
-
-
-def test_purposes_keep_their_numbers() -> None:
-    """What is in the journal for ever is never renumbered, and what finishes is exactly the legs of begun things."""
-    assert {p.name.lower(): int(p) for p in Purpose if p.finishing} == {
-        "payment": 2, "fee": 3, "income": 4, "late_capture": 5, "refund_reserve": 10, "refund_complete": 11,
-        "refund_release": 12, "refund_return": 13, "payout": 30, "correction": 31}  # fmt: skip
-    assert {p.name.lower(): int(p) for p in Purpose if not p.finishing} == {
-        "hold": 1, "deposit": 20, "withdrawal": 21, "book": 22, "reversal": 23}  # fmt: skip
-    assert UUID(int=0) != direct(1, 2, 3).id

@@ -74,3 +74,12 @@ def test_the_format_is_fixed() -> None:
     by_hand = sha256(ledger_chain.genesis("USD") + made.tobytes() + b"tx_1").digest()
     assert made["reference_size"].tolist() == [4]
     assert last == by_hand and seals.tolist() == [int.from_bytes(by_hand[:8], "big", signed=True)]
+
+
+def test_purposes_keep_their_numbers() -> None:
+    """What is in the journal for ever is never renumbered, and what finishes is exactly the legs of begun things."""
+    assert {p.name.lower(): int(p) for p in Purpose if p.finishing} == {
+        "payment": 2, "fee": 3, "income": 4, "late_capture": 5, "refund_reserve": 10, "refund_complete": 11,
+        "refund_release": 12, "refund_return": 13, "payout": 30, "correction": 31}  # fmt: skip
+    assert {p.name.lower(): int(p) for p in Purpose if not p.finishing} == {
+        "hold": 1, "deposit": 20, "withdrawal": 21, "book": 22, "reversal": 23}  # fmt: skip

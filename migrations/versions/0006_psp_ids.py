@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from migrations.sql import run_file_on_the_side
 
-revision = "0005"
-down_revision = "0004"
+revision = "0006"
+down_revision = "0005"
 branch_labels = None
 depends_on = None
 
