@@ -258,27 +258,28 @@ async def _call(poster: Poster, callers: int, sides: Sequence[tuple[int, int]]) 
 
 
 async def growth(rig: Rig) -> AsyncIterator[Measured]:
-    """On to many millions: the rate at the beginning and at the end, with partitions kept on the way."""
-    each = min(400_000, max(rig.options.growth // 4, 8_000))
+    """On to many millions, with partitions kept on the way: the second stretch, and the last of the same length.
+
+    In both a partition is closed and indexed, where a stretch is as long as one.
+    """
+    stretch = min(1_000_000, rig.options.growth // 3)
     async with Poster(rig.db, group_max=8_000) as poster:
         await warm(rig, poster, rig.accounts)
         keeper = asyncio.create_task(_keep(rig))
-        posted = 0
         try:
-            while posted < rig.options.growth:
-                first, last = posted == 0, posted + each >= rig.options.growth
-                batches = _batches(rig, "uniform", 8_000, each)
-                if not (first or last):
+            for number in range(1, rig.options.growth // stretch + 1):
+                batches = _batches(rig, "uniform", 8_000, stretch)
+                name = {2: "growth, first", rig.options.growth // stretch: "growth, last"}.get(number)
+                if name is None:
                     await write(poster, batches)
-                else:
-                    yield await rig.measure(
-                        f"growth, {'first' if first else 'last'}",
-                        lambda batches=batches: write(poster, batches),
-                        batch=8_000,
-                        concurrency=OUTSTANDING,
-                        verify=last,
-                    )
-                posted += each
+                    continue
+                yield await rig.measure(
+                    name,
+                    lambda batches=batches: write(poster, batches),
+                    batch=8_000,
+                    concurrency=OUTSTANDING,
+                    verify=name == "growth, last",
+                )
         finally:
             keeper.cancel()
 
