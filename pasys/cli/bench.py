@@ -52,7 +52,7 @@ LEDGER_COLUMNS += ["client_us", "postgres_us", "verified"]
     "ledger",
     examples="pasys bench ledger\npasys bench ledger --case uniform --case callers --repeat 3\n"
     "pasys bench ledger --case growth --growth 10000000\n"
-    "pasys bench ledger --case callers --case peer --peer other.sql"
+    "pasys bench ledger --case uniform --case callers --peer other.sql"
     " --peer-open 'select open_account(%(account)s)' --peer-call 'select move(%(debit)s, %(credit)s, %(amount)s)'",
 )
 def ledger(
@@ -60,32 +60,41 @@ def ledger(
         list[str] | None,
         typer.Option(
             "--case",
-            help="uniform, zipf, hot, tight, holds, replays, writers, callers, copy, orm; also "
-            "growth and peer, which are not among those that run if absent.",
+            help="uniform, zipf, hot, tight, holds, replays, writers, callers, copy, orm, growth; may repeat. "
+            "All but growth if absent.",
         ),
     ] = None,
     accounts: Annotated[int, typer.Option("--accounts", min=10, help="How many accounts, all with limits.")] = 100_000,
     transfers: Annotated[int, typer.Option("--transfers", min=1_000, help="In the largest case.")] = 800_000,
-    growth: Annotated[int, typer.Option("--growth", min=8_000, help="How far the growth case goes.")] = 10_000_000,
-    repeat: Annotated[int, typer.Option("--repeat", min=1, help="Rounds; of each case the median is shown.")] = 1,
-    peer: Annotated[Path | None, typer.Option("--peer", metavar="FILE.sql", help="Another ledger to measure.")] = None,
+    growth: Annotated[int, typer.Option("--growth", min=32_000, help="How far the growth case goes.")] = 10_000_000,
+    repeat: Annotated[
+        int, typer.Option("--repeat", min=1, help="Rounds; of each case the median is shown, and the spread.")
+    ] = 1,
+    peer: Annotated[
+        Path | None,
+        typer.Option("--peer", metavar="FILE.sql", help="Another ledger, measured in an empty database of its own."),
+    ] = None,
     peer_open: Annotated[
         str | None, typer.Option("--peer-open", metavar="SQL", help="Opens account %(account)s, 1 to 1000, with funds.")
     ] = None,
     peer_call: Annotated[
         str | None, typer.Option("--peer-call", metavar="SQL", help="Moves %(amount)s from %(debit)s to %(credit)s.")
     ] = None,
+    peer_batch: Annotated[
+        int, typer.Option("--peer-batch", min=2, help="Calls in one transaction, beside one call in each.")
+    ] = 100,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the bench's own home in place.")] = False,
     output: Output = TABLE,
 ) -> None:
     """The ledger engine on a PostgreSQL of its own, with durability on; the books are verified after each case.
 
-    accepted_s is what the journal took, applied_s what moved money; wal_bytes, client_us and postgres_us are for each.
+    accepted_s is what was answered, applied_s what moved money (a refused transfer is recorded, a replay is not);
+    wal_bytes, client_us and postgres_us are for each transfer, the latter two of CPU.
     """
     from pasys.cli import bench_ledger, bench_ledger_cases
 
     options = bench_ledger.Options(
-        cases=case or bench_ledger_cases.DEFAULT,
+        cases=[*(case or bench_ledger_cases.DEFAULT), *(["peer"] if peer and "peer" not in (case or ()) else [])],
         accounts=accounts,
         transfers=transfers,
         growth=growth,
@@ -94,10 +103,14 @@ def ledger(
         peer=peer,
         peer_call=peer_call,
         peer_open=peer_open,
+        peer_batch=peer_batch,
     )
-    found = bench_ledger.run(options, lambda one: say(f"{one.case}: {one.applied_s:,} applied/s"))
+    found = bench_ledger.run(options, lambda one: say(f"{one.case}: {one.accepted_s:,.0f}/s"))
+    if output is Format.JSON:
+        show(found, output)
+        return
     say(found.machine)
     say(found.settings)
-    show(found.cases, output, name="cases", columns=LEDGER_COLUMNS)
+    show(found.cases, output, name="cases", columns=[*LEDGER_COLUMNS, *(["spread"] if repeat > 1 else [])])
     for ratio in found.ratios:
-        say(f"{ratio.case} is {ratio.ratio:.2f} of {ratio.beside}")
+        say(f"{ratio.case}: {ratio.ratio:.2f} times {ratio.beside}")

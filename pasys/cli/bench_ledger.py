@@ -15,7 +15,8 @@ import shutil
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from pasys.config import Settings
     from pasys.db import Database
 
-ASSET = "USD"
+ASSET, OTHER_ASSET = "USD", "EUR"
 FUNDS_MINOR = 1_000_000_000
 IDLE_S = 0.3
 _TICKS_S = os.sysconf("SC_CLK_TCK")
@@ -33,7 +34,7 @@ _TICKS_S = os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What a case did: transfers asked for, those that moved money, and how long each call took, in ms.
+    """What a case did: transfers answered, those that moved money, and how long each call took, in ms.
 
     Work done by other processes says itself how long it took and what CPU it used.
     """
@@ -47,7 +48,10 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One case. Rates are transfers a second; `wal_bytes`, `client_us` and `postgres_us` are for each transfer."""
+    """One case. Rates are transfers a second; `wal_bytes`, `client_us` and `postgres_us` are for each transfer.
+
+    Of several rounds it is the one in the middle; `spread` is how far apart fastest and slowest are, as a share of it.
+    """
 
     case: str
     batch: int
@@ -63,11 +67,13 @@ class Measured:
     client_us: float
     postgres_us: float
     verified: bool | None
+    rounds: int = 1
+    spread: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """How one case stands beside another of the same run."""
+    """One case's rate as a multiple of another's in the same run."""
 
     case: str
     beside: str
@@ -93,28 +99,36 @@ class Options:
     peer: Path | None = None
     peer_call: str | None = None
     peer_open: str | None = None
+    peer_batch: int = 100
+
+    def __post_init__(self) -> None:
+        from pasys.cli.bench_ledger_cases import CASES
+
+        for name in self.cases:
+            if name not in CASES:
+                raise InvalidInput(field="case", reason=f"{name!r} is none of {', '.join(CASES)}")
+        if (self.peer is None) != (self.peer_call is None) or ("peer" in self.cases and self.peer is None):
+            raise InvalidInput(
+                field="peer", reason="a peer is measured with --peer FILE.sql and --peer-call 'select …'"
+            )
+        if self.peer is not None and not self.peer.is_file():
+            raise InvalidInput(field="peer", reason=f"there is no file {self.peer}")
 
 
 Work = Callable[[], Awaitable[Load]]
 
 
 def run(options: Options, progress: Callable[[Measured], None]) -> Bench:
-    """Measure the cases in turn. Raises InvalidInput for a case that there is not, BooksDoNotHold after one that broke
-    the books."""
-    from pasys.cli import bench_ledger_cases as cases
-
-    for name in options.cases:
-        if name not in cases.CASES:
-            raise InvalidInput(field="case", reason=f"{name!r} is none of {', '.join(cases.CASES)}")
-    if "peer" in options.cases and (options.peer is None or options.peer_call is None):
-        raise InvalidInput(field="peer", reason="a peer is measured with --peer FILE.sql and --peer-call 'select …'")
+    """Measure the cases in turn, round by round, and tell `progress` of each. Raises InvalidInput for options that make
+    no sense, BooksDoNotHold after a case that broke the books."""
     import uvloop
 
+    machine = _machine()  # before there is any load of ours
     with _postgres(options.keep) as settings:
-        return uvloop.run(_run(settings, options, progress))
+        return uvloop.run(_run(settings, options, machine, progress))
 
 
-async def _run(settings: Settings, options: Options, progress: Callable[[Measured], None]) -> Bench:
+async def _run(settings: Settings, options: Options, machine: str, progress: Callable[[Measured], None]) -> Bench:
     from pasys.cli import bench_ledger_cases as cases
     from pasys.db import Database
 
@@ -132,36 +146,53 @@ async def _run(settings: Settings, options: Options, progress: Callable[[Measure
     finally:
         await db.close()
     found = _medians(found)
-    return Bench(_machine(), said, found, _ratios(found))
+    return Bench(machine, said, found, _ratios(found))
 
 
 class Rig:
-    """The books of a bench: funded accounts, and a clock that stands over each case."""
+    """The books of a bench: accounts with limits and funds, and a clock that stands over each case."""
 
     def __init__(self, db: Database, options: Options) -> None:
         self.db, self.options = db, options
         self.accounts: Any = None
+        self._elsewhere: Any = None
+        self._opened = 0
 
     async def prepare(self) -> None:
-        """Open the accounts, and give each its funds by a transfer: limits bind, and the books hold from the start."""
+        """Open the accounts of the books."""
+        self.accounts = await self.open(self.options.accounts, FUNDS_MINOR)
+
+    async def elsewhere(self) -> Any:
+        """As many accounts in another asset, for a writer who meets nobody."""
+        if self._elsewhere is None:
+            self._elsewhere = await self.open(self.options.accounts, FUNDS_MINOR, asset=OTHER_ASSET)
+        return self._elsewhere
+
+    async def open(self, count: int, funds_minor: Any, *, asset: str = ASSET) -> Any:
+        """Open customers' accounts, whose limits bind, and fund each by a transfer, so that the books hold from the
+        start. `funds_minor` is one amount, or one for each. Their numbers, in order."""
         import numpy as np
 
         from pasys.db import chunks
         from pasys.service import account, import_batch, pace
 
         async with self.db.unit() as unit:
-            self.source = await account.system(unit, "external:deposits", ASSET)
-        names = [f"a{number}" for number in range(self.options.accounts)]
-        for some in chunks(names, 10_000):
+            source = await account.system(unit, "external:deposits", asset)
+            before = await pace.account_numbers(unit, type="customer", asset=asset)
+        wanted = [
+            import_batch.Wanted(f"a{number}", asset, "customer") for number in range(self._opened, self._opened + count)
+        ]
+        self._opened += count
+        for some in chunks(wanted, 10_000):
             async with self.db.unit() as unit:
-                await import_batch.open_accounts(unit, [import_batch.Wanted(name, ASSET, "customer") for name in some])
+                await import_batch.open_accounts(unit, some)
         async with self.db.unit() as unit:
-            self.accounts = np.array(sorted(await pace.account_numbers(unit, type="customer", asset=ASSET)))
-        await self.fund(self.accounts, FUNDS_MINOR)
-        await self._settle()
+            after = await pace.account_numbers(unit, type="customer", asset=asset)
+        opened = np.setdiff1d(np.array(after, np.int64), np.array(before, np.int64))
+        await self._fund(source, opened, np.broadcast_to(funds_minor, count), asset)
+        return opened
 
-    async def fund(self, numbers: Any, amount_minor: int) -> None:
-        """Give each of these accounts so much more."""
+    async def _fund(self, source: int, numbers: Any, amounts: Any, asset: str) -> None:
         import numpy as np
 
         from pasys.cli.bench_ledger_cases import batch
@@ -169,8 +200,10 @@ class Rig:
 
         async with Poster(self.db) as poster:
             for start in range(0, len(numbers), 8_000):
-                some = numbers[start : start + 8_000]
-                await poster.post_many(batch(np.full(len(some), self.source), some, amount_minor))
+                some = slice(start, start + 8_000)
+                debit = np.full(len(numbers[some]), source)
+                answers = await poster.post_many(batch(debit, numbers[some], amounts[some], asset=asset))
+                assert not answers.result.any(), "everybody has the funds that the case counts on"
 
     async def measure(self, case: str, work: Work, *, batch: int, concurrency: int, verify: bool = True) -> Measured:
         """Stand over a piece of work; then verify the books."""
@@ -229,28 +262,37 @@ class Rig:
 
 
 def _medians(found: list[Measured]) -> list[Measured]:
-    """Of the runs of one case, the one in the middle by its rate."""
+    """Of the rounds of one case, the one in the middle by its rate (of an even number the slower), and their spread."""
     by_case: dict[str, list[Measured]] = {}
     for measured in found:
         by_case.setdefault(measured.case, []).append(measured)
-    return [sorted(runs, key=lambda run: run.applied_s)[len(runs) // 2] for runs in by_case.values()]
+    middles = []
+    for rounds in by_case.values():
+        ordered = sorted(rounds, key=lambda one: one.accepted_s)
+        middle = ordered[(len(ordered) - 1) // 2]
+        spread = (ordered[-1].accepted_s - ordered[0].accepted_s) / middle.accepted_s
+        middles.append(replace(middle, rounds=len(ordered), spread=round(spread, 3)))
+    return middles
+
+
+_PAIRS = [
+    ("hot 8000", "uniform 8000"),
+    ("hot 1000", "uniform 1000"),
+    ("2 writers, 2 assets", "2 writers, 1 asset"),
+    ("uniform 1", "orm, 1 thread"),
+    ("callers 1000", "orm, 8 threads"),
+    ("callers 1", "peer, 1 a commit"),
+    ("growth, last", "growth, early"),
+]
 
 
 def _ratios(found: list[Measured]) -> list[Ratio]:
-    """Everything beside what it is to be compared with, where both were measured."""
+    """Every case beside what it is to be compared with, where both were measured."""
     rates = {measured.case: measured.accepted_s for measured in found}
-    pairs = [
-        ("uniform 8000", "copy, our indexes"),
-        ("uniform 8000", "copy, four indexes"),
-        ("hot 8000", "uniform 8000"),
-        ("hot 1000", "uniform 1000"),
-        ("uniform 1", "orm, 1 thread"),
-        ("callers 1000", "orm, 8 threads"),
-        ("callers 1", "peer, one a call"),
-        ("growth, last", "growth, first"),
-    ]
+    others = [case for case in rates if case.startswith(("copy, ", "orm, ", "peer, "))]
+    pairs = [*product(("uniform 8000", "uniform 1000"), others), *_PAIRS]
     return [
-        Ratio(case, beside, round(rates[case] / rates[beside], 2))
+        Ratio(case, beside, round(rates[case] / rates[beside], 3))
         for case, beside in pairs
         if case in rates and rates.get(beside)
     ]

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import multiprocessing
+import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from functools import cache
+from importlib import import_module
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pasys.cli.bench_ledger import ASSET, Load, Measured, Rig
 from pasys.domain.ledger import Kind, Purpose, Transfer
@@ -17,11 +19,13 @@ from pasys.domain.ledger_columns import Columns, Int64s
 from pasys.ids import uuid7s
 from pasys.service.ledger_poster import Answers, Poster
 
-if TYPE_CHECKING:
-    from pasys.config import Settings
-
 OUTSTANDING = 3  # batches that a writer has handed over at a time: judging and writing overlap
 SEED = 20_261
+ZIPF = 1.1  # the exponent: of 100,000 accounts the first pays in 13 % of the transfers, and is paid in as many
+TIGHT_FUNDS_MINOR, TIGHT_MAX_MINOR = 6_400, 3_000  # where a fifth is refused, for as long as one likes
+EARLY = 1_500_000
+GROWTH_WINDOW = 1_000_000  # a partition: one is closed and indexed in each window
+KEEP_EVERY_S = 1.0
 Case = Callable[[Rig], AsyncIterator[Measured]]
 
 
@@ -43,13 +47,25 @@ def pairs(accounts: Int64s, n: int, *, draw: np.random.Generator, shape: str) ->
     """Debit and credit accounts that differ: uniform, zipf (few are met often), or one account in half of them."""
     count = len(accounts)
     if shape == "zipf":
-        debit, credit = (np.minimum(draw.zipf(1.1, n), count) - 1 for _ in range(2))
+        debit, credit = (np.searchsorted(_zipf(count), draw.random(n)) for _ in range(2))
     else:
         debit, credit = (draw.integers(0, count, n) for _ in range(2))
     if shape == "hot":
         credit = np.where(draw.random(n) < 0.5, 0, credit)
     credit = np.where(credit == debit, (credit + 1) % count, credit)
     return accounts[debit], accounts[credit]
+
+
+@cache
+def _zipf(count: int) -> NDArray[np.float64]:
+    """How likely it is that an account is among the first, by its place: Zipf's law, bounded by the accounts there are.
+
+    numpy's own has no bound; cut off at a hundred thousand, three in ten would meet the last account.
+    """
+    weights = 1 / np.arange(1, count + 1) ** ZIPF
+    reached = np.cumsum(weights / weights.sum())
+    reached[-1] = 1.0
+    return reached
 
 
 async def write(poster: Poster, batches: Sequence[Columns], outstanding: int = OUTSTANDING) -> Load:
@@ -71,42 +87,45 @@ async def write(poster: Poster, batches: Sequence[Columns], outstanding: int = O
     return Load(accepted, applied, calls)
 
 
-async def warm(rig: Rig, poster: Poster, asset_accounts: Int64s) -> None:
+async def warm(poster: Poster, accounts: Int64s, *, asset: str = ASSET) -> None:
     """The poster meets every account."""
-    for start in range(0, len(asset_accounts) - 1, 8_000):
-        some = asset_accounts[start : start + 8_000]
-        await poster.post_many(batch(some, np.roll(some, 1), 1))
+    size = 8_000
+    for start in range(0, len(accounts), size):
+        some = accounts[max(min(start, len(accounts) - size), 0) : start + size]  # nobody is alone in the last one
+        await poster.post_many(batch(some, np.roll(some, 1), 1, asset=asset))
 
 
 # Batches -------------------------------------------------------------------------------------------------------------
 
 
-def _batches(rig: Rig, shape: str, size: int, total: int) -> list[Columns]:
-    draw = np.random.default_rng(SEED + size)
+def batches(
+    accounts: Int64s, size: int, count: int, *, draw: np.random.Generator, shape: str = "uniform", asset: str = ASSET
+) -> list[Columns]:
+    """So many batches of a size."""
     made = []
-    for _ in range(max(total // size, OUTSTANDING)):
-        debit, credit = pairs(rig.accounts, size, draw=draw, shape=shape)
-        made.append(batch(debit, credit, draw.integers(1, 1_000, size)))
+    for _ in range(count):
+        debit, credit = pairs(accounts, size, draw=draw, shape=shape)
+        made.append(batch(debit, credit, draw.integers(1, 1_000, size), asset=asset))
     return made
 
 
-def _size(rig: Rig, size: int) -> int:
-    """How many transfers a case of this batch size posts: small batches are slow, and need fewer to be measured."""
-    return {1: rig.options.transfers // 200, 100: rig.options.transfers // 8, 1_000: rig.options.transfers // 2}.get(
-        size, rig.options.transfers
-    )
+def count_of(rig: Rig, size: int, *, share: int = 1) -> int:
+    """How many batches a case has: small ones are slow, and fewer transfers tell as much."""
+    fewer = {1: 200, 100: 8, 1_000: 2}.get(size, 1)
+    return max(rig.options.transfers // fewer // share // size, OUTSTANDING)
 
 
 def shaped(shape: str, sizes: Sequence[int]) -> Case:
     async def case(rig: Rig) -> AsyncIterator[Measured]:
         for size in sizes:
+            draw = np.random.default_rng(SEED + size)
             async with Poster(rig.db, group_max=size) as poster:
-                await warm(rig, poster, rig.accounts)
-                batches = _batches(rig, shape, size, _size(rig, size))
+                await warm(poster, rig.accounts)
+                made = batches(rig.accounts, size, count_of(rig, size), draw=draw, shape=shape)
                 outstanding = 1 if size == 1 else OUTSTANDING
                 yield await rig.measure(
                     f"{shape} {size}",
-                    lambda batches=batches, poster=poster, n=outstanding: write(poster, batches, n),
+                    lambda made=made, poster=poster, n=outstanding: write(poster, made, n),
                     batch=size,
                     concurrency=outstanding,
                 )
@@ -115,118 +134,59 @@ def shaped(shape: str, sizes: Sequence[int]) -> Case:
 
 
 async def tight(rig: Rig) -> AsyncIterator[Measured]:
-    """Balances that do not suffice for a fifth of what is asked."""
-    from pasys.service import account
+    """Balances that do not suffice for a fifth of what is asked.
 
-    async with rig.db.unit() as unit:
-        names = [f"tight-{i}" for i in range(1_000)]
-        numbers = np.array(sorted([(await account.open(unit, name=name, asset=ASSET)).number for name in names]))
-    await rig.fund(numbers, 4_000)
-    draw = np.random.default_rng(SEED)
-    batches = []
-    for _ in range(max(rig.options.transfers // 8_000 // 2, 1)):
-        debit, credit = pairs(numbers, 8_000, draw=draw, shape="uniform")
-        batches.append(batch(debit, credit, draw.integers(1, 3_000, 8_000)))
-    async with Poster(rig.db, group_max=8_000) as poster:
-        yield await rig.measure("tight 8000", lambda: write(poster, batches), batch=8_000, concurrency=OUTSTANDING)
+    Money that changes hands at random, and nobody may owe, comes to be distributed exponentially (A. Drăgulescu and
+    V. Yakovenko, Statistical mechanics of money, 2000). So it is from the start, and the share refused stays the same.
+    """
+    size, draw = 8_000, np.random.default_rng(SEED)
+    funds = 1 + draw.exponential(TIGHT_FUNDS_MINOR, 1_000).astype(np.int64)
+    numbers = await rig.open(len(funds), funds)
+    made = []
+    for _ in range(count_of(rig, size, share=2)):
+        debit, credit = pairs(numbers, size, draw=draw, shape="uniform")
+        made.append(batch(debit, credit, draw.integers(1, TIGHT_MAX_MINOR, size)))
+    async with Poster(rig.db, group_max=size) as poster:
+        await warm(poster, numbers)
+        yield await rig.measure(f"tight {size}", lambda: write(poster, made), batch=size, concurrency=OUTSTANDING)
 
 
 async def holds(rig: Rig) -> AsyncIterator[Measured]:
-    """A batch of holds, then the batch that ends them: two in four posted whole, one in part, one voided."""
-    draw = np.random.default_rng(SEED)
-    batches: list[Columns] = []
-    size = 1_000
-    for _ in range(max(rig.options.transfers // 8 // size // 2, 1)):
+    """A batch of holds, then the batch that ends them: of eight, three are posted whole, three in part, two voided."""
+    size, draw = 1_000, np.random.default_rng(SEED)
+    made: list[Columns] = []
+    for _ in range(count_of(rig, size, share=8)):
         debit, credit = pairs(rig.accounts, size, draw=draw, shape="uniform")
         begun = batch(debit, credit, draw.integers(10, 1_000, size), kind=np.full(size, int(Kind.PENDING)))
-        quarter = np.arange(size) % 4
-        amount = np.where(quarter == 2, begun.amount // 2, begun.amount)
-        kind = np.where(quarter == 3, int(Kind.VOID), int(Kind.POST))
-        batches += [begun, batch(debit, credit, amount, kind=kind, pending_id=begun.id)]
+        eighth = np.arange(size) % 8
+        amount = np.where((eighth >= 3) & (eighth < 6), begun.amount // 2, begun.amount)
+        kind = np.where(eighth < 6, int(Kind.POST), int(Kind.VOID))
+        made += [begun, batch(debit, credit, amount, kind=kind, pending_id=begun.id)]
     async with Poster(rig.db, group_max=size) as poster:
-        await warm(rig, poster, rig.accounts)
-        yield await rig.measure("holds and posts 1000", lambda: write(poster, batches), batch=size, concurrency=3)
+        await warm(poster, rig.accounts)
+        yield await rig.measure(
+            f"holds and posts {size}", lambda: write(poster, made), batch=size, concurrency=OUTSTANDING
+        )
 
 
 async def replays(rig: Rig) -> AsyncIterator[Measured]:
     """Every batch a second time: all of it is answered, and nothing of it applied."""
-    batches = _batches(rig, "uniform", 1_000, rig.options.transfers // 8)
-    async with Poster(rig.db, group_max=1_000) as poster:
-        await write(poster, batches)
-        yield await rig.measure("replays 1000", lambda: write(poster, batches), batch=1_000, concurrency=OUTSTANDING)
+    size, draw = 1_000, np.random.default_rng(SEED)
+    made = batches(rig.accounts, size, count_of(rig, size, share=4), draw=draw)
+    async with Poster(rig.db, group_max=size) as poster:
+        await warm(poster, rig.accounts)
+        await write(poster, made)
+        yield await rig.measure(f"replays {size}", lambda: write(poster, made), batch=size, concurrency=OUTSTANDING)
 
 
-# Writers and callers -------------------------------------------------------------------------------------------------
-
-
-def _writer(settings: Settings, asset: str, numbers: Int64s, seed: int, count: int, go: Any, done: Any) -> None:
-    """One writer as a process of its own."""
-    import uvloop
-
-    from pasys.db import Database
-
-    async def work() -> None:
-        draw = np.random.default_rng(seed)
-        batches = []
-        for _ in range(count):
-            debit, credit = pairs(numbers, 8_000, draw=draw, shape="uniform")
-            batches.append(batch(debit, credit, draw.integers(1, 1_000, 8_000), asset=asset))
-        db = Database(settings, connections_max=2)
-        async with Poster(db, group_max=8_000) as poster:
-            await poster.post_many(batch(numbers[:2], numbers[1::-1], 1, asset=asset))
-            done.put(None)
-            await asyncio.to_thread(go.wait)
-            cpu = time.process_time()
-            load = await write(poster, batches)
-            done.put(replace(load, cpu_s=time.process_time() - cpu))
-        await db.close()
-
-    uvloop.run(work())
-
-
-async def writers(rig: Rig) -> AsyncIterator[Measured]:
-    """Two processes, on one asset and on two."""
-    from pasys.service import account
-
-    async with rig.db.unit() as unit:
-        names = [f"b{i}" for i in range(1_000)]
-        other = np.array(
-            sorted(
-                [
-                    (await account.open(unit, name=name, asset="EUR", debits_must_not_exceed_credits=False)).number
-                    for name in names
-                ]
-            )
-        )
-    count = max(rig.options.transfers // 8_000 // 4, 1)
-    for name, assets in (("2 writers, 1 asset", (ASSET, ASSET)), ("2 writers, 2 assets", (ASSET, "EUR"))):
-        spawn = multiprocessing.get_context("spawn")
-        go, done = spawn.Event(), spawn.Queue()
-        running = []
-        for seed, asset in enumerate(assets):
-            numbers = rig.accounts if asset == ASSET else other
-            words = (rig.db.settings, asset, numbers, seed, count, go, done)
-            running.append(spawn.Process(target=_writer, args=words))
-            running[-1].start()
-        for _ in running:
-            await asyncio.to_thread(done.get)
-
-        async def work(go: Any = go, done: Any = done, running: Any = running) -> Load:
-            go.set()
-            loads = [await asyncio.to_thread(done.get) for _ in running]
-            for process in running:
-                await asyncio.to_thread(process.join)
-            sums = {name: sum(getattr(load, name) for load in loads) for name in ("accepted", "applied", "cpu_s")}
-            return Load(**sums, calls_ms=[ms for load in loads for ms in load.calls_ms])
-
-        yield await rig.measure(name, work, batch=8_000, concurrency=2)
+# Callers and growth --------------------------------------------------------------------------------------------------
 
 
 async def callers(rig: Rig) -> AsyncIterator[Measured]:
     """Each transfer has a caller who waits for it alone."""
     draw = np.random.default_rng(SEED)
     async with Poster(rig.db) as poster:
-        await warm(rig, poster, rig.accounts)
+        await warm(poster, rig.accounts)
         for count in (1, 16, 1_000, 4_000):
             total = min(rig.options.transfers // 3, count * 250 + 2_000)
             debit, credit = (side.tolist() for side in pairs(rig.accounts, total, draw=draw, shape="uniform"))
@@ -258,30 +218,31 @@ async def _call(poster: Poster, callers: int, sides: Sequence[tuple[int, int]]) 
 
 
 async def growth(rig: Rig) -> AsyncIterator[Measured]:
-    """On to many millions, with partitions kept on the way: the second stretch, and the last of the same length.
+    """On to many millions: the rate around the first of them and at the end, with partitions kept on the way."""
+    size, total = 8_000, rig.options.growth
+    window = max(min(GROWTH_WINDOW, total // 4) // size, 1)
+    early = max(min(EARLY - GROWTH_WINDOW // 2, total // 4) // size, 1)
+    between = max(total // size - early - 2 * window, 0)
+    draw = np.random.default_rng(SEED)
+    async with Poster(rig.db, group_max=size) as poster, _kept(rig):
+        await warm(poster, rig.accounts)
+        for name, unseen in (("growth, early", early), ("growth, last", between)):
+            for start in range(0, unseen, window):
+                await write(poster, batches(rig.accounts, size, min(window, unseen - start), draw=draw))
+            made = batches(rig.accounts, size, window, draw=draw)
+            yield await rig.measure(name, lambda made=made: write(poster, made), batch=size, concurrency=OUTSTANDING)
 
-    In both a partition is closed and indexed, where a stretch is as long as one.
-    """
-    stretch = min(1_000_000, rig.options.growth // 3)
-    async with Poster(rig.db, group_max=8_000) as poster:
-        await warm(rig, poster, rig.accounts)
-        keeper = asyncio.create_task(_keep(rig))
-        try:
-            for number in range(1, rig.options.growth // stretch + 1):
-                batches = _batches(rig, "uniform", 8_000, stretch)
-                name = {2: "growth, first", rig.options.growth // stretch: "growth, last"}.get(number)
-                if name is None:
-                    await write(poster, batches)
-                    continue
-                yield await rig.measure(
-                    name,
-                    lambda batches=batches: write(poster, batches),
-                    batch=8_000,
-                    concurrency=OUTSTANDING,
-                    verify=name == "growth, last",
-                )
-        finally:
-            keeper.cancel()
+
+@contextlib.asynccontextmanager
+async def _kept(rig: Rig) -> AsyncIterator[None]:
+    """The partitions are kept meanwhile, and what the keeper could not do comes to light."""
+    keeper = asyncio.create_task(_keep(rig))
+    try:
+        yield
+    finally:
+        keeper.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await keeper
 
 
 async def _keep(rig: Rig) -> None:
@@ -291,14 +252,12 @@ async def _keep(rig: Rig) -> None:
     while True:
         async with rig.db.unit(actor="keeper") as unit:
             busy = await ledger_partition.keep(unit)
-        await asyncio.sleep(0 if busy else 1)
+        await asyncio.sleep(0 if busy else KEEP_EVERY_S)
 
 
-def _beside(name: str) -> Case:
+def _elsewhere(module: str, name: str) -> Case:
     async def case(rig: Rig) -> AsyncIterator[Measured]:
-        from pasys.cli import bench_ledger_beside as beside
-
-        async for measured in getattr(beside, name)(rig):
+        async for measured in getattr(import_module(f"pasys.cli.{module}"), name)(rig):
             yield measured
 
     return case
@@ -311,11 +270,11 @@ CASES: dict[str, Case] = {
     "tight": tight,
     "holds": holds,
     "replays": replays,
-    "writers": writers,
+    "writers": _elsewhere("bench_ledger_writers", "writers"),
     "callers": callers,
-    "copy": _beside("copy"),
-    "orm": _beside("orm"),
-    "peer": _beside("peer"),
+    "copy": _elsewhere("bench_ledger_beside", "copy"),
+    "orm": _elsewhere("bench_ledger_beside", "orm"),
+    "peer": _elsewhere("bench_ledger_beside", "peer"),
     "growth": growth,
 }
 DEFAULT = ("uniform", "zipf", "hot", "tight", "holds", "replays", "writers", "callers", "copy", "orm")

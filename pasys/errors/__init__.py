@@ -71,6 +71,7 @@ from pasys.errors.machine_room import DiskFull as DiskFull
 from pasys.errors.machine_room import HomeInUse as HomeInUse
 from pasys.errors.machine_room import NothingToTrace as NothingToTrace
 from pasys.errors.machine_room import PortTaken as PortTaken
+from pasys.errors.machine_room import ProgramEnded as ProgramEnded
 from pasys.errors.machine_room import PromptNeedsTerminal as PromptNeedsTerminal
 from pasys.errors.machine_room import SchemaOutdated as SchemaOutdated
 from pasys.errors.machine_room import ServerMissing as ServerMissing

@@ -30,6 +30,11 @@ class ServiceFailed(Unavailable):
     fix = "`pasys logs {service}` shows why."
 
 
+class ProgramEnded(Unavailable):
+    says = "{program} ended with {status}: {reason}"
+    fix = "What it was measuring is lost; run it again."
+
+
 class PortTaken(Unavailable):
     says = "port {port} for {service} is taken by {holder}"
     fix = "Stop that process, or choose another port in pasys.toml: [ports] {service} = …"

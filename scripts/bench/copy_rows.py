@@ -8,12 +8,14 @@ without partitions would have. 8,000 rows a commit, binary, ids in order of time
 
 from __future__ import annotations
 
-import json
 import sys
 import time
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import psycopg
+import stage
 
 from pasys.domain.ledger_chain import ROW
 from pasys.ids import uuid7s
@@ -49,27 +51,30 @@ def rows(number: int) -> tuple[bytes, bytes]:
     return keys, wire.copy_data(asset=b"USD", **fields, seal=made["seq"])
 
 
+def copied(connection: psycopg.Connection[Any], data: Sequence[tuple[bytes, bytes]], indexes: str) -> list[float]:
+    """Copy and commit batch by batch; the time that each took, in ms."""
+    calls: list[float] = []
+    for keys, journal in data:
+        started = time.perf_counter()
+        with connection.cursor() as cursor:
+            if indexes == "our":
+                with cursor.copy(COPY_KEYS) as copy:
+                    copy.write(keys)
+            with cursor.copy(COPY_ROWS.encode()) as copy:
+                copy.write(journal)
+        connection.commit()
+        calls.append(1000 * (time.perf_counter() - started))
+    return calls
+
+
 def main() -> None:
     url, indexes, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
     data = [rows(number) for number in range(count)]
-    calls: list[float] = []
     with psycopg.connect(url.replace("postgresql+psycopg://", "postgresql://", 1)) as connection:
         connection.execute((TABLES + (PLAIN if indexes == "four" else "")).encode())
         connection.commit()
-        began, cpu = time.perf_counter(), time.process_time()
-        for keys, journal in data:
-            started = time.perf_counter()
-            with connection.cursor() as cursor:
-                if indexes == "our":
-                    with cursor.copy(COPY_KEYS) as copy:
-                        copy.write(keys)
-                with cursor.copy(COPY_ROWS.encode()) as copy:
-                    copy.write(journal)
-            connection.commit()
-            calls.append(1000 * (time.perf_counter() - started))
-        seconds, cpu_s = time.perf_counter() - began, time.process_time() - cpu
+        stage.perform(lambda: copied(connection, data, indexes), batch=SIZE)
         connection.execute("drop table bench_journal, bench_key")
-    print(json.dumps({"applied": count * SIZE, "calls_ms": calls, "seconds": seconds, "cpu_s": cpu_s}))
 
 
 if __name__ == "__main__":

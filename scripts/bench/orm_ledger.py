@@ -1,19 +1,19 @@
 """A double-entry ledger as it is usually written with an ORM, to measure beside: lock two rows, check, write, commit.
 
-python scripts/bench/orm_ledger.py URL THREADS TRANSFERS     prints {"applied", "calls_ms", "seconds", "cpu_s"}
+python scripts/bench/orm_ledger.py URL THREADS TRANSFERS
 """
 
 from __future__ import annotations
 
-import json
 import random
 import sys
-import threading
 import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 
-from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, create_engine, func, select
+import stage
+from sqlalchemy import BigInteger, CheckConstraint, Engine, ForeignKey, create_engine, func, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 ACCOUNTS = 1_000
@@ -61,6 +61,12 @@ def main() -> None:
     with Session(engine) as session:
         session.add_all(Account(id=number, balance=10**12) for number in range(1, ACCOUNTS + 1))
         session.commit()
+    stage.perform(lambda: moved(engine, threads, count), batch=1)
+    Base.metadata.drop_all(engine)
+
+
+def moved(engine: Engine, threads: int, count: int) -> list[float]:
+    """Transfers between accounts drawn at random; the time that each took, in ms."""
     calls: list[float] = []
 
     def work(seed: int) -> None:
@@ -72,15 +78,10 @@ def main() -> None:
                 transfer(session, debit, credit, 7)
                 calls.append(1000 * (time.perf_counter() - began))
 
-    running = [threading.Thread(target=work, args=(seed,)) for seed in range(threads)]
-    began, cpu = time.perf_counter(), time.process_time()
-    for thread in running:
-        thread.start()
-    for thread in running:
-        thread.join()
-    seconds, cpu_s = time.perf_counter() - began, time.process_time() - cpu
-    Base.metadata.drop_all(engine)
-    print(json.dumps({"applied": len(calls), "calls_ms": calls, "seconds": seconds, "cpu_s": cpu_s}))
+    with ThreadPoolExecutor(threads) as pool:
+        for running in [pool.submit(work, seed) for seed in range(threads)]:
+            running.result()
+    return calls
 
 
 if __name__ == "__main__":
