@@ -279,6 +279,17 @@ async def test_bad_input_is_refused(db: Database) -> None:
         assert (await poster.post(direct(alice, bob, 1))).accepted
 
 
+async def test_a_broken_batch_is_its_callers_own(db: Database) -> None:
+    """Columns that do not belong together are an error for who handed them over, and for nobody after him."""
+    async with db.unit() as unit:
+        alice, bob = await people(unit, "alice", "bob", funds=100)
+    async with Poster(db) as poster:
+        good = Columns.of([direct(alice, bob, 1), direct(alice, bob, 2)])
+        with pytest.raises(IndexError):
+            await poster.post_many(replace(good, purpose=good.purpose[:1], amount=good.amount[:1]))
+        assert (await poster.post(direct(alice, bob, 1))).accepted
+
+
 async def test_a_lost_connection_is_an_error_and_not_an_answer(db: Database) -> None:
     """Whoever waits when the server goes away is told so; the same id asked again gets the truth."""
     async with db.unit() as unit:

@@ -131,10 +131,11 @@ class _Group:
                     ask.answer.set_result((verdict, at))
             at += ask.size
 
-    def fail(self, error: BaseException) -> None:
-        for ask in self.asks:
-            if not ask.answer.done():
-                ask.answer.set_exception(error)
+
+def _fail(asks: Sequence[_Ask], error: Exception) -> None:
+    for ask in asks:
+        if not ask.answer.done():
+            ask.answer.set_exception(error)
 
 
 class _Moved(Exception):
@@ -185,37 +186,36 @@ class _Lane:
 
     async def _run(self) -> None:
         while True:
-            group = await self._next()
-            if group is None:
+            asks = await self._next()
+            if not asks:
                 await self._rest()
                 if self._closing and not self._waiting:
                     return
                 continue
             try:
                 with database_errors(self._settings):
-                    await self._post(group)
-            except Exception as error:
+                    await self._post(_Group.of(asks))
+            except Exception as error:  # whatever it is: these callers hear it, and the lane works on
                 self._forget()
-                group.fail(error)
+                _fail(asks, error)
 
-    async def _next(self) -> _Group | None:
-        """The next callers, as many as fit together; None where nobody has come for a while."""
+    async def _next(self) -> list[_Ask]:
+        """The next callers, as many as fit together; none where nobody has come for a while."""
         if not self._waiting:
             self._come.clear()
             if self._closing:
-                return None
+                return []
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._come.wait(), IDLE_S if self._cache and self._cache.lag else None)
-            if not self._waiting:
-                return None
-        asks, size = [], 0
+        asks: list[_Ask] = []
+        size = 0
         while self._waiting and (not asks or size + self._waiting[0].size <= self._group_max):
             asks.append(self._waiting.popleft())
             size += asks[-1].size
         self._waiting_size -= size
         if self._waiting_size < WAITING_MAX:
             self._room.set()
-        return _Group.of(asks)
+        return asks
 
     async def _post(self, group: _Group) -> None:
         judged = None
@@ -260,7 +260,7 @@ class _Lane:
                 await self._post_locked(group)
         except Exception as error:
             self._forget()
-            group.fail(error)
+            _fail(group.asks, error)
         return False
 
     async def _written(self, writing: Writing) -> bool:
