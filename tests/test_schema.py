@@ -230,3 +230,49 @@ def test_wrong_rows_cannot_be_written(settings: Settings, words: str):
         connection.execute("insert into asset (code, kind, decimals) values ('USD', 'fiat', 2)")
         with pytest.raises((pg_errors.CheckViolation, pg_errors.ForeignKeyViolation)):
             connection.execute(words.encode())
+
+
+EARLIER_BOOKS = """
+insert into asset (code, kind, decimals, last_seq, epoch) values ('USD', 'fiat', 2, 4, 0), ('JPY', 'fiat', 0, 0, 0);
+insert into account (id, name, asset, type, flags, version, debits_pending, debits_posted, credits_pending,
+                     credits_posted)
+values (1, 'external:deposits', 'USD', 'system', 0, 1, 0, 100, 0, 0),
+       (2, 'alice', 'USD', 'customer', 1, 3, 20, 30, 0, 100), (3, 'bob', 'USD', 'customer', 1, 2, 0, 0, 20, 30);
+insert into transfer (asset, seq, id, debit, credit, amount, kind, code, result, debit_version, credit_version,
+                      debit_balance, credit_balance, effective_at, recorded_at, reference)
+values ('USD', 1, '01900000-0000-7000-8000-000000000001', 1, 2, 100, 0, 20, 0, 1, 1, -100, 100, '2026-01-02',
+        '2026-01-02', null),
+       ('USD', 2, '01900000-0000-7000-8000-000000000002', 2, 3, 30, 0, 22, 0, 2, 1, 70, 30, '2026-01-01',
+        '2026-01-01', 'tx_1'),
+       ('USD', 3, '01900000-0000-7000-8000-000000000003', 2, 3, 999, 0, 22, 40, 0, 0, 0, 0, '2026-01-03', '2026-01-03',
+        'tx_2'),
+       ('USD', 4, '01900000-0000-7000-8000-000000000004', 2, 3, 20, 1, 1, 0, 3, 2, 70, 30, '2026-01-04', '2026-01-04',
+        null);
+insert into hold (id, asset, debit, credit, amount, expires_at)
+values ('01900000-0000-7000-8000-000000000004', 'USD', 2, 3, 20, '2026-02-01');
+"""
+
+
+async def test_books_of_before_are_sealed_on_the_way(empty: Make):
+    """Rows that were written before there was a chain keep their places, get seals and ids, and the books verify."""
+    from pasys.db import Database
+    from pasys.domain.ledger import Kind
+    from pasys.service import ledger
+    from tests.ledger_kit import direct
+
+    old = empty()
+    command.upgrade(migration._alembic(old), "0002")
+    with psycopg.connect(old.require("database_url")) as connection:
+        connection.execute(EARLIER_BOOKS.encode())
+    migration.upgrade(old)
+    db = Database(old)
+    async with db.unit() as unit:
+        assert (await ledger.verify(unit)).findings == []
+        rows = await ledger.transfers(unit, asset="USD")
+        assert [(row.seq, row.amount.minor, row.reference) for row in rows] == [
+            (1, 100, None), (2, 30, "tx_1"), (3, 999, "tx_2"), (4, 20, None)]  # fmt: skip
+        (hold,) = (await ledger.holds(unit, [rows[3].id])).values()
+        assert rows[3].kind is Kind.PENDING and hold.amount_minor == 20
+        (posted,) = await ledger.post(unit, [direct(2, 3, 5)])
+        assert posted.seq == 5 and (await ledger.verify(unit)).ok
+    await db.close()
