@@ -40,8 +40,9 @@ _BLOCK = re.compile(r"^-- :(\w+)[ \t]*(.*)\n((?:--.*\n)*)", re.MULTILINE)
 _ANNOUNCE = """
 with announced as (
     insert into event (id, subject, asset, entity_id, correlation_id, body, at)
-    select * from unnest(%(ids)s::text[], %(subjects)s::text[], %(assets)s::text[], %(entities)s::text[],
-                         %(correlations)s::text[], %(bodies)s::bytea[], %(times)s::timestamptz[])
+    select *, %(now)s::timestamptz
+      from unnest(%(ids)s::text[], %(subjects)s::text[], %(assets)s::text[], %(entities)s::text[],
+                  %(correlations)s::text[], %(bodies)s::bytea[])
     returning id)
 insert into outbox (event_id, claimed_until)
 select id, clock_timestamp() + make_interval(secs => %(claim_s)s::float8) from announced
@@ -130,8 +131,9 @@ class Unit:
             return
         columns: dict[str, list[Any]] = {name: [] for name in ("ids", "subjects", "assets", "entities", "correlations")}
         bodies: list[bytes] = []
-        for event in self._emitted:
-            event_id, correlation_id = ids.new("evt"), correlation_of(event)
+        fresh = ids.many("evt", len(self._emitted)) if len(self._emitted) > 1 else [ids.new("evt")]
+        for event, event_id in zip(self._emitted, fresh, strict=True):
+            correlation_id = correlation_of(event)
             body = encode(
                 event,
                 id=event_id,
@@ -145,18 +147,27 @@ class Unit:
                 column.append(value)
             bodies.append(body)
             self.announcements.append(Announcement(event_id, f"{event.subject}.{event.asset}", body))
-        times, claim_s = [self.now] * len(bodies), CLAIM_S if relayed else None
-        await self.rows(_ANNOUNCE, **columns, bodies=bodies, times=times, claim_s=claim_s)
+        claim_s = CLAIM_S if relayed else None
+        await self.rows(_ANNOUNCE, **columns, bodies=bodies, now=self.now, claim_s=claim_s)
         if not relayed:
             await self.rows("select pg_notify(%(channel)s, '')", channel=OUTBOX_CHANNEL)
 
 
 def array(items: list[Any]) -> str:
     """A list as PostgreSQL writes an array, for `%(name)s::type[]`. The driver's own way costs four times as much."""
-    if items and all(type(item) is str for item in items):
+    kinds = set(map(type, items))
+    kind = kinds.pop() if len(kinds) == 1 else None
+    if kind is str:
         text = "".join(items)
         if '"' not in text and "\\" not in text:
             return '{"' + '","'.join(items) + '"}'
+    if kind is int or kind is UUID:
+        return "{" + ",".join(map(str, items)) + "}"
+    if kind is type(None):
+        return "{" + ",".join(["NULL"] * len(items)) + "}"
+    if kind is datetime:  # most are one and the same
+        known = {at: f'"{at.isoformat()}"' for at in set(items)}
+        return "{" + ",".join([known[at] for at in items]) + "}"
     return "{" + ",".join(map(_element, items)) + "}"
 
 

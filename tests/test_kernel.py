@@ -40,6 +40,21 @@ def test_transfer_ids_are_uuids_of_version_7():
     assert abs((drawn[0].int >> 80) / 1_000 - datetime.now(UTC).timestamp()) < 60
 
 
+def test_many_ids_of_a_kind_are_those_of_one_at_a_time():
+    """Made together they have the same form, carry time and version of a UUIDv7, and stand in one order with others."""
+    before, made, after = ids.new("tx"), ids.many("tx", 2_000), ids.new("tx")
+    assert [before, *made, after] == sorted([before, *made, after]) and len(set(made)) == 2_000
+    alphabet = "0123456789abcdefghjkmnpqrstvwxyz"
+    for one in (before, *made):
+        number = 0
+        for character in one.removeprefix("tx_"):
+            number = number * 32 + alphabet.index(character)
+        drawn = UUID(int=number)
+        assert len(one) == 29 and drawn.version == 7 and drawn.variant == UUID(int=0x8 << 60).variant
+        assert abs((number >> 80) / 1_000 - datetime.now(UTC).timestamp()) < 60
+    assert ids.many("tx", 0) == []
+
+
 def test_many_ids_at_once_stand_in_the_same_order():
     """Ids made in bulk and one by one, in any mixture, are in the order of making, and are all of version 7."""
     drawn: list[UUID] = []

@@ -255,15 +255,32 @@ class _Import:
             for wanted in self._accounts():
                 async with db.unit() as unit:
                     self.outcome.accounts_opened += await import_batch.open_accounts(unit, wanted)
-            done = batch.rows_done
-            async for count, rows in self._chunks(done):
-                async with db.unit() as unit:
-                    answers = await import_batch.advance(unit, batch.id, rows, done=done, count=count)
-                done += count
-                self._count(rows, answers, done)
+            await self._in_turn(db, batch)
         async with db.unit() as unit:
             self.outcome.refusals = await import_batch.refusals(unit, batch.id)
         self.outcome.refused = len(self.outcome.refusals)
+
+    async def _in_turn(self, db: Database, batch: import_batch.Batch) -> None:
+        """Two chunks at a time: while one is written, the next is made ready, and waits for its turn to be posted."""
+
+        async def one(rows: list[Row], done: int, count: int, turn: asyncio.Event, next_turn: asyncio.Event) -> None:
+            async with db.unit() as unit:
+                answers = await import_batch.advance(unit, batch.id, rows, done=done, count=count, turn=turn.wait)
+            next_turn.set()
+            room.release()
+            self._count(rows, answers, done + count)
+
+        done, room, turn = batch.rows_done, asyncio.Semaphore(2), asyncio.Event()
+        turn.set()
+        try:
+            async with asyncio.TaskGroup() as group:
+                async for count, rows in self._chunks(done):
+                    await room.acquire()
+                    next_turn = asyncio.Event()
+                    group.create_task(one(rows, done, count, turn, next_turn))
+                    done, turn = done + count, next_turn
+        except BaseExceptionGroup as errors:  # the others were only ended because of the first
+            raise errors.exceptions[0] from None
 
     async def all_or_none(self, db: Database) -> None:
         async with db.unit() as unit:

@@ -6,7 +6,7 @@ at any point goes on where it stopped.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -87,15 +87,33 @@ async def begin(unit: Unit, *, file_name: str, file_hash: bytes, rows_total: int
     return Batch(*row)
 
 
-async def advance(unit: Unit, batch_id: str, rows: Sequence[Row], *, done: int, count: int) -> list[Created]:
+async def advance(
+    unit: Unit,
+    batch_id: str,
+    rows: Sequence[Row],
+    *,
+    done: int,
+    count: int,
+    turn: Callable[[], Awaitable[object]] | None = None,
+) -> list[Created]:
     """Create the transactions of the next `count` rows of the file, of which `rows` are the valid ones.
 
-    `done` says how many rows were done before. Raises ImportUnderWay where that is no longer so.
+    `done` says how many rows were done before. Raises ImportUnderWay where that is no longer so. With `turn`, what
+    needs no order is done before it is awaited, so that the next rows are made ready while these are written.
     """
-    if await unit.row(SQL["advance"], id=batch_id, done=done, count=count, now=unit.now) is None:
-        raise ImportUnderWay(batch_id=batch_id)
+
+    async def begin() -> None:
+        if turn is not None:
+            await turn()
+        if await unit.row(SQL["advance"], id=batch_id, done=done, count=count, now=unit.now) is None:
+            raise ImportUnderWay(batch_id=batch_id)
+
     drafts = [_draft(row, batch_id) for row in rows]
-    answers = await transaction.create_many(unit, drafts, partial=True) if drafts else []
+    if drafts:
+        answers = await transaction.create_many(unit, drafts, partial=True, turn=begin)
+    else:
+        answers = []
+        await begin()
     refused = refusals_of(rows, answers)
     if refused:
         await unit.rows(

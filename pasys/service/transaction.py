@@ -7,7 +7,7 @@ a batch of one, and there a refusal raises.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -121,9 +121,16 @@ async def create(unit: Unit, draft: Draft) -> Created:
     return created
 
 
-async def create_many(unit: Unit, drafts: Sequence[Draft], *, partial: bool) -> list[Created]:
-    """Create a batch in order, in one unit. With `partial`, a refused draft leaves the others alone; else it raises."""
-    plans = [_Plan(draft, ids.new("tx")) for draft in drafts]
+async def create_many(
+    unit: Unit, drafts: Sequence[Draft], *, partial: bool, turn: Callable[[], Awaitable[None]] | None = None
+) -> list[Created]:
+    """Create a batch in order, in one unit. With `partial`, a refused draft leaves the others alone; else it raises.
+
+    `turn` is awaited when all is laid out and nothing is posted: whoever creates several batches at a time puts them in
+    order there.
+    """
+    named = ids.many("tx", len(drafts)) if len(drafts) > 1 else [ids.new("tx")]
+    plans = [_Plan(draft, id) for draft, id in zip(drafts, named, strict=False)]
     claimed = await _take_keys(unit, plans)
     parties = await _parties(unit, drafts)
     systems = await _systems(unit, drafts)
@@ -135,6 +142,8 @@ async def create_many(unit: Unit, drafts: Sequence[Draft], *, partial: bool) -> 
                 plan.refusal = no
         if plan.refusal is not None and not partial:
             raise plan.refusal
+    if turn is not None:
+        await turn()
     if partial:
         await _post(unit, plans, partial=True)
     done = [plan for plan in plans if plan.alive]
