@@ -74,6 +74,34 @@ def test_up_twice_changes_nothing(pasys: Shell):
     assert all({"name", "kind", "state", "pid"} <= service.keys() for service in status["services"])
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="it reads /proc")
+def test_idle_it_fits_into_a_gigabyte(pasys: Shell):
+    """Everything that `up` runs is resident in at most 1.0 GB, with pages that are shared counted in each process."""
+    status = pasys("status", "--json").json
+    parents = {int(entry.name): _parent(entry) for entry in Path("/proc").iterdir() if entry.name.isdigit()}
+    ours = {status["supervisor"]["pid"]}
+    while more := {pid for pid, parent in parents.items() if parent in ours} - ours:
+        ours |= more
+    assert {service["pid"] for service in status["services"] if service["pid"]} <= ours
+    resident = {pid: _resident_kb(pid) for pid in ours}
+    assert sum(resident.values()) * 1024 <= 1_000_000_000, resident
+
+
+def _parent(entry: Path) -> int | None:
+    try:
+        return int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return None
+
+
+def _resident_kb(pid: int) -> int:
+    try:
+        fields = (Path("/proc") / str(pid) / "status").read_text().split()
+        return int(fields[fields.index("VmRSS:") + 1])
+    except (OSError, ValueError):  # it has just ended
+        return 0
+
+
 def test_a_declined_payment_is_printed_and_exits_6(pasys: Shell):
     """A decline leaves a transaction that failed, with an error member beside its status."""
     answer = pasys(*PAYMENT, "--amount", "9.99", "--payment-method", "pm_card_visa_chargeDeclined", "--wait", "--json")

@@ -23,7 +23,8 @@ DAEMONS_PACKAGE = "daemons"
 WEBHOOK_PATH = "/webhooks/stripe"
 EXTERNAL_FIELDS = {"postgres": "database_url", "nats": "nats_url", "redis": "redis_url"}
 
-# In this order: the migration needs only the first two, and is served while the others are still being read.
+# In this order: the migration needs only the first two, and is served while the others are still being read. What only
+# one or two programs use, they read themselves: each page that is read here counts in every process.
 PRELOAD = (
     "psycopg",
     "pasys.migration",
@@ -32,9 +33,6 @@ PRELOAD = (
     "nats",
     "redis.asyncio",
     "pasys.worker",
-    "uvicorn",
-    "starlette.applications",
-    "pasys.simulator.__main__",
     "uvloop",
 )
 
@@ -115,7 +113,7 @@ def _psp(home: Home, settings: Settings, *, port: int) -> Program:
     words += ["--webhook-url", settings.require("webhook_url")]
     words += ["--webhook-secret", settings.require("stripe_webhook_secret")]
     health = _health(settings.require("stripe_api_base"))
-    return Program("psp", "program", "pasys.simulator.__main__:main", (words,), needs=("webhook",), health_url=health)
+    return Program("psp", "program", "pasys.simulator.__main__:main", (words,), health_url=health, early=True)
 
 
 def _health(url: str) -> str:

@@ -31,6 +31,7 @@ unix_socket_permissions = 0700
 password_encryption = 'scram-sha-256'
 max_connections = 100
 shared_buffers = 128MB
+max_logical_replication_workers = 0
 wal_writer_delay = 10ms
 fsync = {durable}
 synchronous_commit = {durable}

@@ -114,15 +114,24 @@ class Relay:
             await self.tidy()
 
     async def _listen(self) -> None:
-        """Be woken by commands that announce something: one relay listens for all, whoever has the lock."""
+        """Be woken by commands that announce something: one relay listens for all, whoever has the lock.
+
+        The others look now and then, on a connection that they have anyway, whether nobody listens any more.
+        """
+        while not await self._nobody_listens():
+            await asyncio.sleep(POLL_S)
         url = self._db.url.replace("postgresql+psycopg://", "postgresql://", 1)
         async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
-            while not await self._is_listener(connection):
-                await asyncio.sleep(POLL_S)
+            if not await self._is_listener(connection):
+                return  # somebody was faster; it is called again
             await connection.execute(f"listen {OUTBOX_CHANNEL}".encode())
             self._sweep_now.set()
             async for _ in connection.notifies():
                 self._sweep_now.set()
+
+    async def _nobody_listens(self) -> bool:
+        async with self._db.unit() as unit:
+            return await unit.value("select pg_try_advisory_xact_lock(%(key)s)", key=LISTENER_LOCK)
 
     async def _is_listener(self, connection: psycopg.AsyncConnection[Any]) -> bool:
         cursor = await connection.execute("select pg_try_advisory_lock(%s)", (LISTENER_LOCK,))
