@@ -123,12 +123,13 @@ def _by_asset(transfers: Sequence[Transfer]) -> dict[str, list[int]]:
     parts: dict[str, list[int]] = {}
     for i, transfer in enumerate(transfers):
         parts.setdefault(transfer.asset, []).append(i)
-    if len(parts) > 1:
-        _check_chains(transfers)
+    _check_chains(transfers)
     return parts
 
 
 def _check_chains(transfers: Sequence[Transfer]) -> None:
+    if transfers[-1].linked:
+        raise InvalidInput(field="transfers", reason="the last of a batch has no next one to be linked with")
     for transfer, following in pairwise(transfers):
         if transfer.linked and following.asset != transfer.asset:
             raise InvalidInput(field="transfers", reason="a chain stays within one asset")

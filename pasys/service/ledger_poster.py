@@ -28,7 +28,7 @@ from pasys.domain.ledger import Posted, Transfer
 from pasys.domain.ledger_batch import Books, Verdict
 from pasys.domain.ledger_columns import EPOCH, Bools, Columns, Int64s
 from pasys.domain.ledger_rules import judge
-from pasys.errors import InvalidInput
+from pasys.errors import InvalidInput, PasysError
 from pasys.service import ledger_books as books
 from pasys.service.ledger_books import Driver, Head, Writing
 from pasys.service.ledger_cache import Cache
@@ -37,9 +37,9 @@ BATCH_MAX = 10_000
 GROUP_MAX = 8_192  # transfers that are committed together, unless a caller's own batch is larger
 WAITING_MAX = 100_000  # transfers that may wait; beyond, callers wait before they are heard
 LAG_FROM = 64  # a smaller batch brings the account rows up to date; it has nothing to win by leaving them behind
-LAG_MAX = 262_144  # transfers in which all account rows are written once; they lag by twice as many at most
+LAG_MAX = 131_072  # transfers in which all account rows are written once; they lag by twice as many at most
 LAG_S = 10  # or seconds, whichever comes first
-REST_SHARE = Fraction(1, 100)  # of a sweep, when nobody has come
+REST_SHARE = Fraction(1, 16)  # of a sweep, when nobody has come
 IDLE_S = timedelta(milliseconds=50).total_seconds()  # nobody has come for so long: the rows are brought up to date
 RACES_MAX = 8  # times that an id may be recorded in another asset just now
 WARY = 8  # batches for which the books are locked after somebody else has posted
@@ -75,6 +75,7 @@ class Poster:
 
         Raises DatabaseUnavailable (the outcome is unknown: ask again with the same id) and TransferConflict.
         """
+        _check_end(transfer.linked)
         answers, at = await self._lane(transfer.asset).ask(transfer)
         return Posted(*answers[at])
 
@@ -86,6 +87,7 @@ class Poster:
         if len(batch) > BATCH_MAX:
             reason = f"a batch has at most {BATCH_MAX}; this one has {len(batch)}"
             raise InvalidInput(field="transfers", reason=reason)
+        _check_end(batch.linked is not None and bool(batch.linked[-1]))
         verdict, at = await self._lane(batch.asset).ask(batch)
         mine = slice(at, at + len(batch))
         return Answers(verdict.result[mine], verdict.replayed[mine], verdict.seq[mine])
@@ -94,6 +96,11 @@ class Poster:
         if asset not in self._lanes:
             self._lanes[asset] = _Lane(self._db, asset, self._group_max, self._now)
         return self._lanes[asset]
+
+
+def _check_end(linked: bool) -> None:
+    if linked:  # it would chain one caller's transfers to the next caller's
+        raise InvalidInput(field="transfers", reason="the last of a batch has no next one to be linked with")
 
 
 @dataclass(slots=True)
@@ -130,12 +137,6 @@ class _Group:
                 else:
                     ask.answer.set_result((verdict, at))
             at += ask.size
-
-
-def _fail(asks: Sequence[_Ask], error: Exception) -> None:
-    for ask in asks:
-        if not ask.answer.done():
-            ask.answer.set_exception(error)
 
 
 class _Moved(Exception):
@@ -195,9 +196,23 @@ class _Lane:
             try:
                 with database_errors(self._settings):
                     await self._post(_Group.of(asks))
-            except Exception as error:  # whatever it is: these callers hear it, and the lane works on
-                self._forget()
-                _fail(asks, error)
+            except Exception as error:
+                await self._land()
+                await self._fail(asks, error)
+
+    async def _fail(self, asks: list[_Ask], error: Exception) -> None:
+        """Tell the callers. Where it is something about one of them, it is nobody else's fault: each is tried alone."""
+        self._forget()
+        together = len(asks) > 1 and not isinstance(error, PasysError)
+        for ask in asks:
+            try:
+                if not together:
+                    raise error
+                with database_errors(self._settings):
+                    await self._post_locked(_Group.of([ask]))
+            except Exception as own:
+                if not ask.answer.done():
+                    ask.answer.set_exception(own)
 
     async def _next(self) -> list[_Ask]:
         """The next callers, as many as fit together; none where nobody has come for a while."""
@@ -259,8 +274,7 @@ class _Lane:
                 self._forget(wary=True)
                 await self._post_locked(group)
         except Exception as error:
-            self._forget()
-            _fail(group.asks, error)
+            await self._fail(group.asks, error)
         return False
 
     async def _written(self, writing: Writing) -> bool:
@@ -308,7 +322,7 @@ class _Lane:
     def _share(self, transfers: int) -> Fraction:
         """How much of a sweep over the account rows goes with a batch: by its size, and by the time since the last."""
         now = time.monotonic_ns()
-        by_time = min(Fraction(now - self._swept_ns, LAG_S * 10**9), REST_SHARE)  # time without a batch does not count
+        by_time = Fraction(now - self._swept_ns, LAG_S * 10**9)
         self._swept_ns = now
         return min(max(Fraction(transfers, LAG_MAX), by_time), Fraction(1))
 
