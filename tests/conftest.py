@@ -19,6 +19,7 @@ from pasys.config import Settings
 from pasys.db import Database, Unit
 from pasys.stack.servers import running_servers
 
+pytest.register_assert_rewrite("tests.ledger_world", "tests.ledger_machine")
 _numbers = itertools.count(1)
 
 

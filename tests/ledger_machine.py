@@ -22,7 +22,7 @@ from pasys.errors import DatabaseUnavailable
 from pasys.service import ledger
 from tests.ledger_killed import POINTS, Doomed, Orders
 from tests.ledger_kit import direct
-from tests.ledger_world import ASSETS, Asked, Changed, Shape, Tally, World, with_
+from tests.ledger_world import ASSETS, Asked, Changed, Shape, Stop, Tally, World, with_
 
 SHAPES = st.builds(
     Shape,
@@ -344,7 +344,8 @@ class LedgerMachine(RuleBasedStateMachine):
                 self._forgive([again])
 
     def _forgive(self, asks: list[Asked]) -> None:
-        """Only those fail who meet a connection that was cut."""
+        """Only those fail who meet a connection that was cut, and units that want to."""
+        assert not [asked.error for asked in asks if not asked.lost and not isinstance(asked.error, Stop | None)]
         errors = [asked.error for asked in asks if asked.lost and asked.error is not None]
         for error in errors:
             assert isinstance(error, DatabaseUnavailable) and self._cut, error

@@ -1,0 +1,276 @@
+"""A poster's memory is never taken for the books: lost writes, lost connections and bad callers cost time, not money.
+
+scripts/mutate_ledger.py takes each guard away, and expects a test to fail.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from pasys.db import Database, Unit
+from pasys.domain.ledger import Kind, Posted, Purpose, Result
+from pasys.domain.ledger_columns import Columns
+from pasys.errors import AccountNotEmpty, DatabaseUnavailable
+from pasys.service import account, ledger, ledger_cache, ledger_poster
+from pasys.service.ledger_poster import Poster
+from tests.ledger_kit import direct, people, posted, unsealed
+
+# Bad luck ------------------------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def held_up(db: Database) -> AsyncIterator[Unit]:
+    """Whoever writes to the books waits until this unit is done."""
+    async with db.unit() as unit:
+        await unit.rows("select from asset where code = 'USD' for no key update")
+        yield unit
+
+
+async def until_waiting(unit: Unit) -> None:
+    while not await unit.value("select count(*) from pg_locks where not granted"):
+        await asyncio.sleep(0.001)
+
+
+async def end_posters(unit: Unit) -> None:
+    await unit.rows(
+        "select pg_terminate_backend(pid, 5000) from pg_stat_activity"
+        " where application_name = 'pasys poster' and datname = current_database()"
+    )
+
+
+async def rollbacks(db: Database) -> int:
+    async with db.unit() as unit:
+        await unit.rows("select pg_stat_force_next_flush()")
+    await asyncio.sleep(0.05)
+    async with db.unit() as unit:
+        return await unit.value("select xact_rollback from pg_stat_database where datname = current_database()")
+
+
+async def hold_together(db: Database) -> None:
+    async with db.unit() as unit:
+        assert (await ledger.verify(unit)).findings == [] and await unsealed(unit, "USD") == []
+
+
+@pytest.mark.parametrize("warm", [True, False])
+async def test_an_answer_comes_after_the_commit(db: Database, warm: bool) -> None:
+    """By memory and under the lock, nobody is answered while the database has not said that it is done."""
+    async with db.unit() as unit:
+        alice, bob = await people(unit, "alice", "bob", funds=100)
+    async with Poster(db) as poster:
+        for _ in range(2 * warm):
+            await poster.post(direct(alice, bob, 1))
+        async with held_up(db) as unit:
+            asked = asyncio.create_task(poster.post(direct(alice, bob, 1)))
+            await until_waiting(unit)
+            await asyncio.sleep(0.05)
+            assert not asked.done()
+        assert (await asked).accepted
+
+
+async def test_a_lost_batch_is_forgotten(db: Database) -> None:
+    """A batch that was lost on its way is not remembered as written, though as many rows came from somebody else."""
+    async with db.unit() as unit:
+        alice, bob = await people(unit, "alice", "bob", funds=100)
+    async with Poster(db) as poster:
+        for _ in range(2):
+            await poster.post(direct(alice, bob, 1))
+        async with held_up(db) as unit:
+            lost = asyncio.create_task(poster.post(direct(alice, bob, 20)))
+            await until_waiting(unit)
+            await end_posters(unit)
+            with pytest.raises(DatabaseUnavailable):
+                await lost
+            await ledger.post(unit, [direct(bob, alice, 30)])
+        assert (await poster.post(direct(alice, bob, 1))).seq == 6
+    await hold_together(db)
+    async with db.unit() as unit:
+        assert [await posted(unit, number) for number in (alice, bob)] == [127, 73]
+
+
+async def test_what_is_judged_behind_a_failed_write_is_judged_again(db: Database) -> None:
+    """A repeated id turns out to be one only when it is written; what was judged behind it has its own place then."""
+    async with db.unit() as unit:
+        alice, bob = await people(unit, "alice", "bob", funds=100)
+    first = direct(alice, bob, 40)
+    async with Poster(db) as poster:
+        for transfer in (first, direct(alice, bob, 1)):
+            await poster.post(transfer)
+        async with held_up(db) as unit:
+            again = asyncio.create_task(poster.post(first))
+            await until_waiting(unit)
+            behind = asyncio.create_task(poster.post(direct(alice, bob, 50)))
+            await asyncio.sleep(0.05)
+            await ledger.post(unit, [direct(bob, alice, 5)])
+        assert await again == Posted(Result.ACCEPTED, True, 3)
+        assert (await behind).seq == 6
+    await hold_together(db)
+
+
+async def test_a_lost_catch_up_is_forgotten(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Account rows that were on their way when the connection broke are not counted as up to date."""
+    monkeypatch.setattr(ledger_poster, "LAG_FROM", 1)
+    monkeypatch.setattr(ledger_poster, "LAG_MAX", 10**9)
+    monkeypatch.setattr(ledger_poster, "IDLE_S", 0.2)
+    async with db.unit() as unit:
+        numbers = await people(unit, *[f"user_{i}" for i in range(40)], funds=100)
+    around = [direct(one, other, 1) for one, other in pairwise(numbers)]
+    async with Poster(db) as poster:
+        await poster.post_many(Columns.of(around))
+        await poster.post_many(Columns.of([replace(transfer, id=direct(1, 2, 3).id) for transfer in around]))
+        async with held_up(db) as unit:
+            await until_waiting(unit)  # for the first share of the rows
+            await end_posters(unit)
+        await poster.post(direct(numbers[0], numbers[1], 1))
+        await poster.post(direct(numbers[0], numbers[1], 1))
+    async with db.unit() as unit:
+        assert await unit.value("select last_seq = projected_seq from asset")
+    await hold_together(db)
+
+
+async def test_one_bad_transfer_is_one_callers_error(db: Database) -> None:
+    """What the database cannot store fails for its caller; those who share the batch are posted."""
+    async with db.unit() as unit:
+        alice, bob = await people(unit, "alice", "bob", funds=100)
+    wrong: list[dict[str, Any]] = [{"reference": "a\0b"}, {"reference": "\ud800"}, {"debit": 2**70}]
+    async with Poster(db) as poster:
+        for warm in (False, True):
+            for fields in wrong:
+                asked = [direct(alice, bob, 1), replace(direct(alice, bob, 1), **fields), direct(alice, bob, 1)]
+                answers = await asyncio.gather(*map(poster.post, asked), return_exceptions=True)
+                good = [answer.accepted for answer in answers if isinstance(answer, Posted)]
+                assert good == [True, True] and isinstance(answers[1], Exception), (warm, fields)
+    await hold_together(db)
+
+
+async def test_who_reads_that_somebody_has_posted_does_not_write_in_vain(db: Database) -> None:
+    """Where an account must be read anyway, a poster learns there that others have posted or changed an account."""
+    async with db.unit() as unit:
+        alice, bob, carol, dave = await people(unit, "alice", "bob", "carol", "dave", funds=100)
+    async with Poster(db) as poster:
+        for _ in range(2):
+            assert (await poster.post(direct(alice, bob, 1))).accepted
+        before = await rollbacks(db)
+        async with db.unit() as unit:
+            await ledger.post(unit, [direct(bob, alice, 1)])
+        assert (await poster.post(direct(alice, carol, 1))).accepted
+        async with db.unit() as unit:
+            await account.freeze(unit, "bob")
+        assert (await poster.post(direct(alice, dave, 1))).accepted
+        await asyncio.sleep(0.2)
+        assert await rollbacks(db) == before
+    await hold_together(db)
+
+
+async def test_where_others_post_books_are_locked(db: Database) -> None:
+    """Two posters in turn do not go on failing at each other: after one vain write they lock the books for a while."""
+    async with db.unit() as unit:
+        alice, bob = await people(unit, "alice", "bob", funds=100)
+    async with Poster(db) as one, Poster(db) as other:
+        before = await rollbacks(db)
+        for _ in range(12):
+            for poster in (one, other):
+                assert (await poster.post(direct(alice, bob, 1))).accepted
+        await asyncio.sleep(0.2)
+        assert await rollbacks(db) - before <= 6
+
+
+async def test_a_poster_does_not_remember_without_end(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory has a limit of accounts and one of holds; beyond, it begins anew."""
+    monkeypatch.setattr(ledger_cache, "ACCOUNTS_MAX", 6)
+    monkeypatch.setattr(ledger_cache, "HOLDS_MAX", 6)
+    async with db.unit() as unit:
+        numbers = await people(unit, *[f"user_{i}" for i in range(20)], funds=100)
+    async with Poster(db) as poster:
+        for one, other in pairwise(numbers):
+            await poster.post(direct(one, other, 1))
+            cache = poster._lanes["USD"]._cache
+            assert cache is not None and len(cache._number) <= 8
+        for _ in range(20):
+            await poster.post(direct(numbers[0], numbers[1], 1, kind=Kind.PENDING, purpose=Purpose.HOLD))
+            cache = poster._lanes["USD"]._cache
+            assert cache is not None and len(cache.holds) <= 8
+
+
+async def test_waiting_and_commits_have_limits(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Callers beyond the limit wait before they are heard, all are heard in the end, and no commit is too large."""
+    monkeypatch.setattr(ledger_poster, "WAITING_MAX", 10)
+    async with db.unit() as unit:
+        alice, bob = await people(unit, "alice", "bob", funds=100)
+    async with Poster(db, group_max=4) as poster:
+        await poster.post(direct(alice, bob, 1))
+        tasks = [asyncio.create_task(poster.post(direct(alice, bob, 1))) for _ in range(50)]
+        await asyncio.sleep(0)
+        assert poster._lanes["USD"]._waiting_size <= 10
+        async with asyncio.timeout(20):
+            assert all([(await task).accepted for task in tasks])
+    async with db.unit() as unit:
+        sizes = await unit.rows("select count(*) as size from transfer where seq > 3 group by xmin")
+        assert sum(row.size for row in sizes) == 50 and max(row.size for row in sizes) <= 4
+
+
+async def test_a_caller_that_has_gone_is_passed_over(db: Database) -> None:
+    """Who does not wait any more keeps nobody else from the answer, and the transfer is posted all the same."""
+    async with db.unit() as unit:
+        alice, bob = await people(unit, "alice", "bob", funds=100)
+    async with Poster(db) as poster:
+        for _ in range(2):
+            async with held_up(db) as unit:
+                tasks = [asyncio.create_task(poster.post(direct(alice, bob, 1))) for _ in range(3)]
+                await until_waiting(unit)
+                tasks[0].cancel()
+            answers = await asyncio.gather(*tasks, return_exceptions=True)
+            assert isinstance(answers[0], asyncio.CancelledError)
+            assert [answer.accepted for answer in answers[1:] if isinstance(answer, Posted)] == [True, True]
+    async with db.unit() as unit:
+        assert await posted(unit, bob) == 106
+
+
+# Accounts ------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_change_is_decided_by_the_account_as_it_is_now(db: Database) -> None:
+    """Whoever closes or limits an account waits for those who post, and sees what they did."""
+    async with db.unit() as unit:
+        alice, bob = await people(unit, "alice", "bob")
+        source = await account.system(unit, "external:deposits", "USD")
+
+    async def close() -> str:
+        async with db.unit() as unit:
+            return (await account.close(unit, "alice")).status
+
+    async with db.unit() as unit:
+        await ledger.post(unit, [direct(source, alice, 100)])
+        closing = asyncio.create_task(close())
+        await until_waiting(unit)
+    with pytest.raises(AccountNotEmpty, match="alice"):
+        await closing
+    async with db.unit() as unit:
+        assert (await account.find(unit, "alice")).status == "active" and await posted(unit, bob) == 0
+
+
+async def test_lagging_rows_are_up_to_date_before_an_account_changes(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A limit is judged by the balance, not by an account row that lags behind it."""
+    monkeypatch.setattr(ledger_poster, "LAG_FROM", 1)
+    monkeypatch.setattr(ledger_poster, "IDLE_S", 60.0)
+    async with db.unit() as unit:
+        (alice,) = await people(unit, "alice", funds=100)
+        shop = (await account.open(unit, name="shop", asset="USD", type="merchant")).number
+    async with Poster(db) as poster:
+        await poster.post(direct(alice, shop, 50))
+        await poster.post(direct(shop, alice, 50))
+        await poster.post(direct(alice, shop, 50))
+        async with db.unit() as unit:
+            assert await unit.value("select last_seq - projected_seq from asset") == 2
+            await account.change_limits(unit, "shop", debits_must_not_exceed_credits=True)
+            assert await unit.value("select last_seq - projected_seq from asset") == 0
+            assert await unit.value("select credits_posted - debits_posted from account where name = 'shop'") == 50
+    await hold_together(db)
