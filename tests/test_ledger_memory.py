@@ -17,7 +17,7 @@ import pytest
 from pasys.db import Database, Unit
 from pasys.domain.ledger import Kind, Posted, Purpose, Result
 from pasys.domain.ledger_columns import Columns
-from pasys.errors import AccountNotEmpty, DatabaseUnavailable
+from pasys.errors import AccountNotEmpty, DatabaseUnavailable, InvalidInput
 from pasys.service import account, ledger, ledger_cache, ledger_poster
 from pasys.service.ledger_poster import Poster
 from tests.ledger_kit import direct, people, posted, unsealed
@@ -147,6 +147,17 @@ async def test_one_bad_transfer_is_one_callers_error(db: Database) -> None:
                 good = [answer.accepted for answer in answers if isinstance(answer, Posted)]
                 assert good == [True, True] and isinstance(answers[1], Exception), (warm, fields)
     await hold_together(db)
+
+
+async def test_a_chain_ends_with_its_callers_batch(db: Database) -> None:
+    """The last of a batch cannot be linked: it would be with whoever comes next."""
+    async with db.unit() as unit:
+        alice, bob = await people(unit, "alice", "bob", funds=100)
+    open_end = direct(alice, bob, 1, linked=True)
+    async with Poster(db) as poster:
+        asked = [poster.post(open_end), poster.post_many(Columns.of([open_end])), poster.post(direct(alice, bob, 500))]
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+    assert [isinstance(answer, InvalidInput) for answer in answers] == [True, True, False]
 
 
 async def test_who_reads_that_somebody_has_posted_does_not_write_in_vain(db: Database) -> None:
