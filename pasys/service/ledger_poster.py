@@ -37,9 +37,9 @@ BATCH_MAX = 10_000
 GROUP_MAX = 8_192  # transfers that are committed together, unless a caller's own batch is larger
 WAITING_MAX = 100_000  # transfers that may wait; beyond, callers wait before they are heard
 LAG_FROM = 64  # a smaller batch brings the account rows up to date; it has nothing to win by leaving them behind
-LAG_MAX = 131_072  # transfers in which all account rows are written once; they lag by twice as many at most
+LAG_MAX = 262_144  # transfers in which all account rows are written once; they lag by twice as many at most
 LAG_S = 10  # or seconds, whichever comes first
-REST_SHARE = Fraction(1, 16)  # of a sweep, when nobody has come
+REST_SHARE = Fraction(1, 100)  # of a sweep, when nobody has come
 IDLE_S = timedelta(milliseconds=50).total_seconds()  # nobody has come for so long: the rows are brought up to date
 RACES_MAX = 8  # times that an id may be recorded in another asset just now
 WARY = 8  # batches for which the books are locked after somebody else has posted
@@ -322,7 +322,7 @@ class _Lane:
     def _share(self, transfers: int) -> Fraction:
         """How much of a sweep over the account rows goes with a batch: by its size, and by the time since the last."""
         now = time.monotonic_ns()
-        by_time = Fraction(now - self._swept_ns, LAG_S * 10**9)
+        by_time = min(Fraction(now - self._swept_ns, LAG_S * 10**9), REST_SHARE)  # time without a batch does not count
         self._swept_ns = now
         return min(max(Fraction(transfers, LAG_MAX), by_time), Fraction(1))
 
