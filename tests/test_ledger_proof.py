@@ -57,11 +57,16 @@ def kept(made: list[Checkpoint]) -> dict[str, dict[int, bytes]]:
 # Tampering -----------------------------------------------------------------------------------------------------------
 
 COLUMNS = {
-    "debit": "debit + 1", "credit": "credit + 1", "amount": "amount + 1", "code": "code + 1", "result": "result + 1",
-    "debit_version": "debit_version + 1", "credit_balance": "credit_balance - 1",
-    "effective_at": "effective_at + interval '1 microsecond'", "recorded_at": "recorded_at - interval '1 microsecond'",
+    "seq": "seq + 100000", "debit": "debit + 1", "credit": "credit + 1", "amount": "amount + 1",
+    "code": "code # 1::int2",
+    "kind": "kind # 1::int2", "result": "result # 1::int2", "debit_version": "debit_version + 1",
+    "credit_version": "credit_version # 256", "debit_balance": "debit_balance # 65536",
+    "credit_balance": "credit_balance - 1", "effective_at": "effective_at + interval '1 microsecond'",
+    "recorded_at": "recorded_at - interval '1 microsecond'",
+    "expires_at": "coalesce(expires_at, '2026-01-01') + interval '1 microsecond'",
     "seal": "seal # (1::int8 << 40)", "reference": "coalesce(reference, '') || ' '",
     "id": "encode(set_byte(uuid_send(id), 15, get_byte(uuid_send(id), 15) # 1), 'hex')::uuid",
+    "pending_id": "coalesce(encode(set_byte(uuid_send(pending_id), 3, 7), 'hex')::uuid, gen_random_uuid())",
     "corrects": "coalesce(corrects, gen_random_uuid())",
 }  # fmt: skip
 
@@ -74,15 +79,17 @@ async def flips(db: Database, count: int) -> None:
     draw = random.Random(count)
     with psycopg.connect(db.url, autocommit=True) as superuser:
         superuser.execute("set session_replication_role = replica")  # no trigger fires
-        superuser.execute("alter table transfer drop constraint transfer_amount_check")
-        for _ in range(count):
-            seq, (column, changed) = draw.randint(1, rows), draw.choice(list(COLUMNS.items()))
+        for name in ("amount", "kind", "pending", "expires"):
+            superuser.execute(f"alter table transfer drop constraint transfer_{name}_check".encode())
+        for number in range(count):
+            seq, (column, changed) = draw.randint(1, rows), list(COLUMNS.items())[number % len(COLUMNS)]
             superuser.execute("create temp table before as select * from transfer where seq = %s", (seq,))
             superuser.execute(f"update transfer set {column} = {changed} where seq = %s".encode(), (seq,))
             found = await verified(db)
             assert not found.ok, (seq, column)
             assert min(one.seq for one in found.findings if one.seq is not None) == seq, (column, found.findings)
-            superuser.execute(f"update transfer t set {column} = b.{column} from before b where t.seq = b.seq".encode())
+            back = f"update transfer t set {column} = b.{column} from before b where t.seq in (b.seq, b.seq + 100000)"
+            superuser.execute(back.encode())
             superuser.execute("drop table before")
     assert (await verified(db)).ok
 
@@ -96,6 +103,35 @@ async def test_a_flipped_field_is_found_where_it_is(db: Database) -> None:
 async def test_a_thousand_flipped_fields_are_found(db: Database) -> None:
     """The same, a thousand times."""
     await flips(db, 1_000)
+
+
+@pytest.mark.parametrize(
+    ("tamper", "what", "seq"),
+    [
+        ("delete from transfer where seq = 20", "gap", 20),
+        ("delete from transfer where seq between 20 and 40", "gap", 20),
+        ("delete from transfer where seq = (select last_seq from asset)", "last seq", None),
+        ("insert into transfer select (jsonb_populate_record(t, jsonb_build_object('seq', t.seq + 1, 'id', "
+         "gen_random_uuid()))).* from transfer t where seq = (select last_seq from asset)", "last seq", None),
+        ("""update transfer set seq = 500000 where seq = 20; update transfer set seq = 20 where seq = 21;
+            update transfer set seq = 21 where seq = 500000""", "seal", 20),
+        ("""delete from transfer where seq = 20;
+            insert into transfer select (jsonb_populate_record(t, '{"seq": 20}')).* from transfer t where seq = 21""",
+         "seal", 20),
+    ],
+)  # fmt: skip
+async def test_rows_deleted_inserted_or_exchanged_are_found(
+    db: Database, tamper: str, what: str, seq: int | None
+) -> None:
+    """A row that is gone, too many, in another's place or copied over another is found, and named where it stands."""
+    await fill(db, 3, 4)
+    with psycopg.connect(db.url, autocommit=True) as superuser:
+        superuser.execute("set session_replication_role = replica")
+        superuser.execute(tamper.encode())
+    found = await verified(db)
+    assert not found.ok and (what, seq) in {(one.what, one.seq) for one in found.findings}
+    if seq is not None:
+        assert min(one.seq for one in found.findings if one.seq is not None) == seq
 
 
 REWRITE = """
