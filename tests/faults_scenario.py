@@ -22,7 +22,7 @@ from pasys.db import Database
 from pasys.domain.transaction import Kind
 from pasys.errors import NothingToResolve, RefundNotPossible, RefundTooLarge
 from pasys.money import Money
-from pasys.service import account, refund, settlement, transaction
+from pasys.service import account, refund, refund_unknown, settlement, transaction
 from tests.faults_invariants import unfinished, unknown_attempts, violations, what_is_unfinished
 from tests.faults_points import NEEDS_DOUBT, POINTS, Kill
 from tests.faults_worker import Worker
@@ -233,7 +233,7 @@ class Place:
                 self._asked[row.entity_id] = now
                 with contextlib.suppress(NothingToResolve):
                     async with self.db.unit() as unit:
-                        await (refund if row.step == "refund" else settlement).ask_again(unit, row.entity_id)
+                        await (refund_unknown if row.step == "refund" else settlement).ask_again(unit, row.entity_id)
 
 
 class _Story:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import subprocess
 import sys
@@ -80,8 +81,9 @@ async def test_kill_9(place: Place, point: str, where: str) -> None:
 
 @pytest.mark.slow
 def test_kill_9_everywhere() -> None:
-    """Two hundred seeds: every point, with a PSP that is slow, silent, broken or repeats itself."""
-    command = [sys.executable, str(ROOT / "scripts" / "fault_run.py"), "--runs", "200", "--seed", "1"]
+    """Two hundred seeds, or PASYS_TEST_FAULT_RUNS: every point, with a PSP that is slow, silent or repeats itself."""
+    runs = os.environ.get("PASYS_TEST_FAULT_RUNS", "200")
+    command = [sys.executable, str(ROOT / "scripts" / "fault_run.py"), "--runs", runs, "--seed", "1"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=3_000, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
