@@ -21,7 +21,7 @@ from pasys.worker import refill as module
 from pasys.worker.refill import Refill
 from tests.faults_kit import final_refund, parked, refunds_of
 from tests.faults_nats import OwnNats, own_nats
-from tests.support import daemons, eventually, open_accounts, pay, until_status
+from tests.support import balance_of, daemons, eventually, open_accounts, pay, until_status
 from tests.worker_kit import Effects, announce, dead, on_the_bus, opened, running, waiting
 
 OVERDUE_S = 0.5
@@ -131,6 +131,21 @@ async def test_refunds_and_flags_survive_a_bus_that_lost_its_store(db: Database,
                 assert (await final_refund(db, refund_id)).status == "completed"
             await until_status(db, paid[2], "refunded")
         assert [len(await refunds_of(db, transaction_id)) for transaction_id in paid] == [1, 1, 1]
+    async with db.unit() as unit:
+        assert (await ledger.verify(unit)).ok
+
+
+async def test_a_bus_may_lose_its_store_under_running_daemons(db: Database, settings: Settings) -> None:
+    """NATS dies while payments are under way, and comes back empty: streams and consumers are made again."""
+    async with db.unit() as unit:
+        await open_accounts(unit)
+    async with a_bus_to_lose(settings) as (nats, here), daemons(here):
+        paid = [await pay(db, "1.00", key=f"before-{index}") for index in range(10)]
+        await nats.lose_everything()
+        paid += [await pay(db, "1.00", key=f"after-{index}") for index in range(10)]
+        for transaction_id in paid:
+            await until_status(db, transaction_id, "succeeded", within_s=60)
+    assert (await balance_of(db, "shop")).minor == 100 * len(paid)
     async with db.unit() as unit:
         assert (await ledger.verify(unit)).ok
 
