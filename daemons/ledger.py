@@ -4,7 +4,7 @@ settlement.succeeded -> succeed -> analytics.recorded | reconciliation.mismatche
 settlement.failed -> fail -> analytics.recorded | transaction.failed | transaction.flagged
 settlement.unknown -> doubt -> nothing
 fraud.flagged -> block -> analytics.recorded | refund.approved | refund.requested | transaction.flagged
-every 5 s -> expire -> transaction.failed
+every 5 s -> expire -> analytics.recorded | transaction.failed
 every 10 s -> prune -> nothing
 every 5 s -> keep -> nothing
 every checkpoint_every_s -> checkpoint -> nothing
@@ -72,7 +72,7 @@ async def block(
 
 
 @daemon.every(5)
-async def expire(unit: Unit) -> list[TransactionFailed]:
+async def expire(unit: Unit) -> list[TransactionFailed | AnalyticsRecorded]:
     """Holds end at their deadline."""
     return await settlement.expire(unit)  # type: ignore[return-value]
 

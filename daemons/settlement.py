@@ -14,7 +14,7 @@ import time
 from pasys.adapters import Authorised, Captured, Declined, Payment, Psp
 from pasys.daemon import Daemon
 from pasys.db import Unit
-from pasys.errors import PspUnavailable, Rejected
+from pasys.errors import AmountNotKept, PspUnavailable, Rejected
 from pasys.events import (
     FraudCleared,
     FraudReview,
@@ -68,7 +68,7 @@ async def send(event: SettlementRequested, psp: Psp) -> SettlementSucceeded | Se
             raise PspUnavailable(psp=event.psp, reason=f"it says that it captured {captured.amount}")  # no such answer
         if isinstance(captured, Declined):
             return _failed(event, "capture", captured, capture_ms)
-    except PspUnavailable as silence:
+    except (PspUnavailable, AmountNotKept) as silence:  # it may have taken money; what it said is no answer
         return SettlementUnknown(
             transaction_id=event.transaction_id,
             psp=event.psp,

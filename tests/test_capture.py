@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from daemons import settlement as daemon
-from pasys.adapters import Authorised, Captured, Payment
+from pasys.adapters import Authorised, Captured, Payment, stripe
 from pasys.adapters.instant import InstantPsp
+from pasys.adapters.stripe_currency import from_stripe
 from pasys.db import Database
 from pasys.errors import NoCorrection, NothingToResolve
 from pasys.events import RefundDeclined, SettlementRequested, SettlementUnknown
@@ -201,7 +202,31 @@ async def test_an_answer_that_cannot_be_is_no_answer(amount: Money):
         async def capture(self, payment: Payment, authorised: Authorised) -> Captured:
             return Captured(authorised.psp_reference, "ch_1", amount, None)
 
-    asked = SettlementRequested(
+    said: Any = await daemon.send(_asked(), Odd())
+    assert isinstance(said, SettlementUnknown) and said.step == "capture" and str(amount) in said.reason
+
+
+async def test_a_capture_that_the_ledger_cannot_express_is_unknown():
+    """Stripe says that it took a fraction of a krona: neither failed, nor parked, but a question for a person."""
+
+    class Odd(InstantPsp):
+        async def capture(self, payment: Payment, authorised: Authorised) -> Captured:
+            return Captured(authorised.psp_reference, "ch_1", from_stripe(1_050, "isk"), None)
+
+    said: Any = await daemon.send(_asked(), Odd())
+    assert isinstance(said, SettlementUnknown) and said.step == "capture" and "1050 isk" in said.reason
+
+
+def test_stripe_is_taken_at_its_word_that_it_received_nothing():
+    """A received amount of 0 is not read as the whole amount; one that is not said at all is."""
+    intent: dict[str, Any] = {"id": "pi_1", "amount": 1_000, "currency": "usd", "latest_charge": {"id": "ch_1"}}
+    assert stripe._captured(intent).amount.minor == 1_000
+    for received in (0, 400):
+        assert stripe._captured(intent | {"amount_received": received}).amount.minor == received
+
+
+def _asked() -> SettlementRequested:
+    return SettlementRequested(
         transaction_id="tx_1",
         psp="instant",
         amount_minor=1_000,
@@ -210,8 +235,6 @@ async def test_an_answer_that_cannot_be_is_no_answer(amount: Money):
         customer="alice",
         requested_at=datetime.now(UTC),
     )
-    said: Any = await daemon.send(asked, Odd())
-    assert isinstance(said, SettlementUnknown) and said.step == "capture" and str(amount) in said.reason
 
 
 async def _deposit(db: Database, amount: Money) -> str:

@@ -20,10 +20,11 @@ from pasys.events import (
     RefundApproved,
     RefundCompleted,
     RefundDeclined,
+    RefundRequested,
     SettlementUnknown,
 )
 from pasys.money import parse
-from pasys.service import account, ledger_history, refund, settlement, transaction
+from pasys.service import account, fraud, ledger_history, refund, settlement, transaction
 from pasys.worker.relay import Relay
 from tests.faults_said import captured, cleared, declined, flagged
 from tests.support import balance_of, eventually, open_accounts, pay
@@ -120,6 +121,18 @@ async def test_a_lapsed_hold_of_a_finished_transaction_does_not_stay(db):
         assert await ledger_history.expired_holds(unit) == []
 
 
+async def test_a_payment_that_nobody_settled_is_in_the_reports(db):
+    """Whichever way a transaction ends, the flat facts say so: one whose hold expired has failed like any other."""
+    async with db.unit() as unit:
+        await open_accounts(unit)
+    await pay(db, "100.00")
+    async with db.unit(now=_later(days=30)) as unit:
+        assert [event.subject for event in await settlement.expire(unit)] == [
+            "analytics.recorded",
+            "transaction.failed",
+        ]
+
+
 async def test_who_waited_for_the_lock_sees_the_hold_as_it_is(db):
     """The timer released the hold while a decline waited for the row: the decline does not release it again."""
     transaction_id = await _at_the_psp(db)
@@ -167,6 +180,18 @@ async def test_a_good_payment_is_good_again_when_its_refund_isdeclined(db):
         asked = await refund.request(unit, transaction_id)
     await _decline_refund(db, transaction_id, asked.refund_id)
     assert (await _transaction(db, transaction_id)).status == "succeeded"
+
+
+async def test_a_person_flags_what_is_being_refunded(db):
+    """A part of it waits for a second person, for days: whoever sees that it is fraud can say so meanwhile."""
+    transaction_id = await _settled(db)
+    async with db.unit() as unit:
+        await refund.request(unit, transaction_id, amount=parse("40.00", "USD"))
+        await fraud.flag(unit, transaction_id, "the owner called")
+    async with db.unit() as unit:
+        said = await settlement.block(unit, [flagged(transaction_id)])
+    assert [event.amount_minor for event in said if isinstance(event, RefundRequested)] == [6_000]
+    assert (await _transaction(db, transaction_id)).reason == "suspected_fraud"
 
 
 async def test_flagged_while_a_part_goes_back_the_rest_follows(db):
@@ -218,6 +243,24 @@ async def test_past_the_deadline_nobody_asks_by_himself(db, settings):
         await settlement.doubt(unit, [_unknown(transaction_id, "capture")])
     async with db.unit(now=datetime.now(UTC) + 2 * over) as unit:
         assert await settlement.resolve(unit) == []
+
+
+async def test_a_question_that_nobody_could_answer_ends_with_the_deadline(db, settings):
+    """Each answer ended in DEAD, so that nobody doubts: asked until the deadline, then only when an operator wants."""
+    transaction_id = await _at_the_psp(db)
+    async with db.unit() as unit:
+        await settlement.doubt(unit, [_unknown(transaction_id, "authorise")])
+    over = datetime.now(UTC) + timedelta(seconds=settings.outcome_deadline_s + 60)
+    for asked in (1, 0):
+        async with db.unit(now=over) as unit:
+            assert len(await settlement.resolve(unit)) == asked
+        over += timedelta(days=1)
+    async with db.unit(now=over) as unit:
+        await settlement.ask_again(unit, transaction_id)
+        assert len(await settlement.resolve(unit)) == 1
+    async with db.unit(now=over + timedelta(days=1)) as unit:
+        assert await settlement.resolve(unit) == []
+    assert (await _transaction(db, transaction_id)).outcome == "unknown", "it stands in the operator's queue"
 
 
 async def test_a_decline_after_an_unknown_capture_leaves_no_question(db):

@@ -301,7 +301,8 @@ def _authorised(intent: dict[str, Any]) -> Authorised:
 
 def _captured(intent: dict[str, Any]) -> Captured:
     charge = intent["latest_charge"]
-    taken = intent.get("amount_received") or intent["amount"]
+    received = intent.get("amount_received")
+    taken = intent["amount"] if received is None else received  # localstripe does not say what it received
     return Captured(intent["id"], charge["id"], from_stripe(taken, intent["currency"]), _fee(intent, charge))
 
 

@@ -227,7 +227,7 @@ async def flag(unit: Unit, transaction_id: str, reason: str) -> DecisionRow:
         raise FlagNotPossible(transaction_id=transaction_id)
     if row.outcome == Outcome.FLAGGED:
         raise IllegalTransition(entity_id=transaction_id, status=Outcome.FLAGGED.value, wanted=Outcome.FLAGGED.value)
-    if row.status not in (Status.PENDING, Status.SUCCEEDED):
+    if row.status not in (Status.PENDING, Status.SUCCEEDED, Status.REFUNDING):
         raise IllegalTransition(entity_id=transaction_id, status=row.status, wanted=Status.FRAUD.value)
     decision = Decision(Outcome.FLAGGED, 1.0, _said(row, reason))
     if row.review:

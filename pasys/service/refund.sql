@@ -78,7 +78,8 @@ with due as (
      order by ask_after limit %(limit)s
        for update skip locked),
 asked as (
-    update attempt a set asked = a.asked + 1, ask_after = %(now)s + interval '30 s' * power(2, least(a.asked, 6))
+    update attempt a set asked = a.asked + 1, ask_after = case when a.requested_at > %(deadline)s
+                                                 then %(now)s + interval '30 s' * power(2, least(a.asked, 6)) end
       from due where a.entity_id = due.entity_id and a.step = 'refund'
     returning a.entity_id, a.requested_at)
 select r.id, r.transaction_id, r.asset, r.amount_minor, asked.requested_at as sent_at, t.rail as psp,

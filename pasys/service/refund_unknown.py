@@ -29,7 +29,8 @@ async def resolve(unit: Unit) -> list[RefundSent]:
     """Ask again about refunds whose outcome is unknown and due, and about those that have been silent for too long."""
     silent_since = unit.now - timedelta(seconds=SILENT_S)
     await unit.rows(SQL["doubt_silent"], now=unit.now, before=silent_since, limit=RESOLVE_MAX)
-    return [_again(row) for row in await unit.rows(SQL["due"], now=unit.now, limit=RESOLVE_MAX)]
+    deadline = unit.now - timedelta(seconds=unit.settings.outcome_deadline_s)
+    return [_again(row) for row in await unit.rows(SQL["due"], now=unit.now, deadline=deadline, limit=RESOLVE_MAX)]
 
 
 async def notice(unit: Unit, events: Iterable[PspNotified]) -> list[RefundSent]:

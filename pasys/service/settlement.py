@@ -329,15 +329,19 @@ async def expire(unit: Unit) -> list[Event]:
         for row in rows.values()
         if row.status == Status.PENDING and row.settling_at is None
     ]
-    moved = await move(unit, moves)
-    return [TransactionFailed(transaction_id=id, reason="hold_expired", asset=rows[id].asset) for id in sorted(moved)]
+    said: list[Event] = []
+    for id in sorted(await move(unit, moves)):
+        said.append(_analytics(unit, rows[id], Status.FAILED, reason="hold_expired"))
+        said.append(TransactionFailed(transaction_id=id, reason="hold_expired", asset=rows[id].asset))
+    return said
 
 
 async def resolve(unit: Unit) -> list[SettlementRequested]:
     """Ask again about what is unknown and due, and about what has been silent for too long."""
     silent_since = unit.now - timedelta(seconds=STALE_S)
     await unit.rows(SQL["doubt_silent"], now=unit.now, before=silent_since, limit=RESOLVE_MAX)
-    due = await unit.rows(SQL["due"], now=unit.now, limit=RESOLVE_MAX, steps=PAYMENT_STEPS)
+    deadline = unit.now - timedelta(seconds=unit.settings.outcome_deadline_s)
+    due = await unit.rows(SQL["due"], now=unit.now, deadline=deadline, limit=RESOLVE_MAX, steps=PAYMENT_STEPS)
     pending = {row.id: row for row in due if row.status == Status.PENDING}
     return [
         _request(row, requested_at=row.requested_at, again=True, reference=row.psp_reference)

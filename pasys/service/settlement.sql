@@ -62,7 +62,8 @@ update attempt a
  where a.entity_id = s.id and a.step in ('authorise', 'capture');
 
 -- :due   attempts whose outcome is unknown and whose time to ask has come; taken by one resolver. A question that waits
--- in a long queue is not asked again and again behind itself: how long it may wait doubles.
+-- in a long queue is not asked again and again behind itself: how long it may wait doubles. After the deadline it
+-- is asked once for each time that an operator wants it, whatever becomes of the answer.
 with due as (
     select a.entity_id, a.step from attempt a
      where a.ask_after <= %(now)s and a.step = any (%(steps)s::text[])
@@ -70,7 +71,8 @@ with due as (
        for update skip locked),
 asked as (
     update attempt a
-       set asked = a.asked + 1, ask_after = %(now)s + interval '30 s' * power(2, least(a.asked, 6))
+       set asked = a.asked + 1, ask_after = case when a.requested_at > %(deadline)s
+                                                 then %(now)s + interval '30 s' * power(2, least(a.asked, 6)) end
       from due where a.entity_id = due.entity_id and a.step = due.step
     returning a.entity_id, a.transaction_id, a.requested_at)
 select asked.entity_id, asked.requested_at, t.id, t.rail, t.asset, t.amount_minor, t.payment_method,
