@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from pasys.cli import bench_ledger, bench_ledger_cases, bench_ledger_writers
+from pasys.cli.bench import LEDGER_COLUMNS
 from pasys.cli.bench_ledger import Load, Measured, Options, Rig
 from pasys.cli.main import run
 from pasys.db import Database
@@ -267,10 +268,6 @@ async def test_a_peer_that_does_not_work_is_told_why(peer: Rig, changes: dict[st
     with pytest.raises(InvalidInput, match=said):
         await measured(peer, "peer")
     assert not await rows(peer, "select datname from pg_database where datname = 'bench_peer'")
-
-
-async def test_a_peer_file_that_is_no_sql_is_refused(peer: Rig) -> None:
-    """The file's own error is said, with its name."""
     assert peer.options.peer is not None
     peer.options.peer.write_text("create tabel x", encoding="utf-8")
     with pytest.raises(InvalidInput, match=r"peer\.sql: syntax error"):
@@ -366,15 +363,9 @@ def test_a_table_shows_the_columns_and_sentences_go_to_stderr(tmp_path: Path) ->
     done = pasys(tmp_path, *SMALL, "--case", "replays")
     assert done.returncode == 0, done.stderr
     header, row = done.stdout.splitlines()
-    assert header.split() == " ".join(bench_ledger_columns()).split()
+    assert header.split() == " ".join(LEDGER_COLUMNS).replace("_", " ").split()
     assert row.split()[:4] == ["replays", "1000", "1000", "3"] and row.split()[-1] == "yes"
     assert "replays 1000: " in done.stderr and "fsync on" in done.stderr
-
-
-def bench_ledger_columns() -> list[str]:
-    from pasys.cli.bench import LEDGER_COLUMNS
-
-    return [column.replace("_", " ") for column in LEDGER_COLUMNS]
 
 
 def test_books_that_do_not_hold_exit_9(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
