@@ -23,7 +23,7 @@ from pasys.errors import PasysError, WaitTimedOut
 HEAVY = {"web3", "xgboost", "textual", "grpc", "sqlalchemy", "nats", "psycopg", "stripe", "redis", "numpy"}
 HEAVY |= {"pydantic", "rich", "msgspec"}
 # These print sentences, or become a program of their own.
-WITHOUT_DATA = {"down", "daemon run"}
+WITHOUT_DATA = {"down", "daemon run", "dash"}
 # These answer, or start something, where no stack runs.
 WITHOUT_STACK = {"up", "doctor", "logs", "events topology", "demo", "bench pipeline", "bench ledger", "tx key"}
 FAMILIES = {2, 3, 7}

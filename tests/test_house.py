@@ -3,7 +3,7 @@
 One rule is put otherwise here than the sentence in the design, for a reason: settings declare tokens, so `config`
 stands above `money` and `ids` instead of beside them.
 Whoever starts a process imports it by its name, in the function that starts it: the worker its daemons, `pasys daemon
-run` the webhook face and the simulator. These are the only imports that do not point down.
+run` the webhook face and the simulator, `pasys dash` its application. No other import points anywhere but down.
 Imports under TYPE_CHECKING count like any other: a type is a dependency of the reader, if not of the interpreter.
 """
 
@@ -104,6 +104,7 @@ STARTS = {
     ("pasys.worker", "daemons"),
     ("pasys.cli.daemon", "daemons.webhook"),
     ("pasys.cli.daemon", "pasys.simulator.__main__"),
+    ("pasys.cli.dash", "pasys.tui.app"),
 }
 
 

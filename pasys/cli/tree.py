@@ -31,6 +31,7 @@ TREE: dict[str, dict[str, Entry]] = {
         "restart": Entry("stack", "Restart one server or daemon.", "restart"),
         "status": Entry("stack", "Every server and daemon: state, lag, rate, last error.", "status"),
         "logs": Entry("stack", "The logs of all of them, merged and filtered.", "logs"),
+        "dash": Entry("dash", "The system in one terminal: live, by keyboard.", "dash"),
         "doctor": Entry("stack", "Name each fault, with a fix that cures it.", "doctor"),
         "demo": Entry("demo", "Realistic traffic through the real system.", "demo"),
     },

@@ -62,6 +62,14 @@ async def dead_letters(bus: Bus, *, limit: int = 1_000) -> list[DeadLetter]:
         raise BusUnavailable(reason=str(error) or type(error).__name__) from None
 
 
+async def dead_count(bus: Bus) -> int:
+    """How many dead letters stand aside. Raises BusUnavailable."""
+    try:
+        return (await bus.js.stream_info(bus.dead)).state.messages
+    except (*BUS_ERRORS, APIError) as error:
+        raise BusUnavailable(reason=str(error) or type(error).__name__) from None
+
+
 async def _replay(bus: Bus, letter: DeadLetter) -> Replayed:
     # The event's own id as message id would be dropped as a duplicate.
     headers = {"Nats-Msg-Id": ids.new("replay")}

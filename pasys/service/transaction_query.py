@@ -104,10 +104,15 @@ async def listing(
     review: bool | None = None,
     since: datetime | None = None,
     until: datetime | None = None,
+    above: Money | None = None,
+    below: Money | None = None,
     after: str | None = None,
     limit: int = 50,
 ) -> list[TransactionRow]:
-    """Transactions, newest first; `after` is the last id of the page before. Raises InvalidInput for unknown values."""
+    """Transactions, newest first; `after` is the last id of the page before. Raises InvalidInput for unknown values.
+
+    `above` and `below` are bounds of the amount, in the asset that they are of; the bound itself is left out.
+    """
     if not 1 <= limit <= LISTING_MAX:
         raise InvalidInput(field="limit", reason=f"it is 1 to {LISTING_MAX}")
     chosen = _selected().order_by(table.c.id.desc()).limit(limit)
@@ -135,6 +140,10 @@ async def listing(
         chosen = chosen.where(table.c.created_at >= since)
     if until is not None:
         chosen = chosen.where(table.c.created_at < until)
+    if above is not None:
+        chosen = chosen.where(table.c.asset == above.asset, table.c.amount_minor > above.minor)
+    if below is not None:
+        chosen = chosen.where(table.c.asset == below.asset, table.c.amount_minor < below.minor)
     if after is not None:
         chosen = chosen.where(table.c.id < after)
     return [_row(row) for row in await unit.execute(chosen)]

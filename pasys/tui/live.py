@@ -1,0 +1,90 @@
+"""A screen that follows its answer: it asks, draws, waits, and asks again, and only while somebody looks at it.
+
+Asking anew ends the asking before: a newer answer replaces an older one, and an older one is never drawn after it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, ClassVar, cast
+
+from textual.app import ComposeResult
+from textual.binding import BindingType
+from textual.screen import Screen
+from textual.widgets import Footer, Static
+
+from pasys.errors import PasysError, Unavailable
+
+if TYPE_CHECKING:
+    from pasys.tui.source import Source
+
+EVERY_S = 2.0
+RETRY_S = 1.0
+
+
+class Banner(Static):
+    """One line that is there only when something is wrong."""
+
+    DEFAULT_CSS = "Banner { height: auto; background: $error; color: $text; text-style: bold; display: none; }"
+
+    def say(self, sentence: str | None) -> None:
+        self.display = sentence is not None
+        self.update(sentence or "")
+
+
+class Live(Screen[None]):
+    """What every screen of the dashboard is: a title, a banner, its body, and the keys."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [("r", "again", "Refresh")]
+    DEFAULT_CSS = """
+    Live > #title { height: 1; background: $primary; color: $text; text-style: bold; }
+    """
+    TITLE = ""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.settled = asyncio.Event()  # an answer was drawn, or an error said
+
+    @property
+    def source(self) -> Source:
+        return cast(Any, self.app).source
+
+    def compose(self) -> ComposeResult:
+        yield Static(f"pasys  {self.TITLE}", id="title", markup=False)
+        yield Banner(id="banner", markup=False)
+        yield from self.body()
+        yield Footer()
+
+    def body(self) -> ComposeResult:
+        raise NotImplementedError
+
+    async def fetch(self) -> Any:
+        """The answer to draw. Raises PasysError."""
+        raise NotImplementedError
+
+    def draw(self, answer: Any) -> None:
+        raise NotImplementedError
+
+    def on_screen_resume(self) -> None:
+        self.action_again()
+
+    def on_screen_suspend(self) -> None:
+        self.workers.cancel_group(self, "fetch")
+
+    def action_again(self) -> None:
+        """Ask now; whatever was asked before is forgotten."""
+        self.run_worker(self._follow, group="fetch", exclusive=True)
+
+    async def _follow(self) -> None:
+        while True:
+            wait_s = EVERY_S
+            try:
+                self.draw(await self.fetch())
+                self.query_one(Banner).say(None)
+            except Unavailable as error:
+                wait_s = RETRY_S
+                self.query_one(Banner).say(f"No connection; trying again. {error}")
+            except PasysError as error:
+                self.query_one(Banner).say(str(error))
+            self.settled.set()
+            await asyncio.sleep(wait_s)

@@ -1,0 +1,199 @@
+"""Transactions: a live list that is narrowed by typing, a window at a time, and the whole story of one of them."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from rich.text import Text
+from textual.app import ComposeResult
+from textual.binding import BindingType
+from textual.widgets import DataTable, Input, Static, Tree
+
+from pasys.db import Unit
+from pasys.errors import PasysError
+from pasys.service import trace, transaction_query
+from pasys.service.trace import Node, Trace
+from pasys.service.transaction_query import TransactionRow
+from pasys.tui import transaction_filter
+from pasys.tui.live import Banner, Live
+
+WINDOW = 100  # rows; a window is found by the key of its first, so the last of ten million is as near as the second
+COLUMNS = ("created", "status", "amount", "from → to", "rail", "why", "id")
+
+
+class TransactionScreen(Live):
+    """The list. `/` goes to the filter, Enter to a transaction; pages go by keys, never by counting."""
+
+    TITLE = "Transactions"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        ("slash", "filter", "Filter"),
+        ("n", "older", "Older"),
+        ("p", "newer", "Newer"),
+        ("escape", "rows", "List"),
+    ]
+    DEFAULT_CSS = """
+    TransactionScreen Input { height: 1; border: none; }
+    TransactionScreen #window { height: 1; color: $text-muted; }
+    TransactionScreen DataTable { height: 1fr; }
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._asked: dict[str, Any] = {}
+        self._afters: list[str] = []  # the last id of each window before this one
+        self._shown: list[TransactionRow] = []
+
+    def body(self) -> ComposeResult:
+        yield Input(placeholder="/ status:failed asset:USD amount>100 since:2h", id="filter")
+        yield Static("", id="window", markup=False)
+        yield DataTable(cursor_type="row", zebra_stripes=True)
+
+    def on_mount(self) -> None:
+        table = self.query_one(DataTable)
+        for name in COLUMNS:
+            table.add_column(name, key=name)
+        table.focus()
+
+    async def fetch(self) -> list[TransactionRow]:
+        asked, after = self._asked, self._afters[-1] if self._afters else None
+        return await self.source.ask(
+            lambda unit: transaction_query.listing(unit, **asked, after=after, limit=WINDOW + 1)
+        )
+
+    def draw(self, answer: list[TransactionRow]) -> None:
+        """Draw the window anew, if it changed; the cursor stays on its transaction, wherever that has moved to."""
+        more, rows = len(answer) > WINDOW, answer[:WINDOW]
+        older = "n: older" if more else "the oldest are here"
+        page = f"window {len(self._afters) + 1}, {older}" if rows else "no transaction is like that"
+        self.query_one("#window", Static).update(f"{len(rows)} shown; {page}")
+        if rows == self._shown:
+            return
+        table = self.query_one(DataTable)
+        here = self._shown[table.cursor_row].id if table.cursor_row < len(self._shown) and table.cursor_row else None
+        table.clear()
+        for row in rows:
+            table.add_row(*cells(row), key=row.id)
+        self._shown = rows
+        found = next((place for place, row in enumerate(rows) if row.id == here), 0)
+        table.move_cursor(row=found, animate=False)
+        self._more = more
+
+    _more = False
+
+    def action_filter(self) -> None:
+        self.query_one(Input).focus()
+
+    def action_rows(self) -> None:
+        self.query_one(DataTable).focus()
+
+    def on_input_submitted(self, event: Input.Submitted) -> None:
+        try:
+            self._asked = transaction_filter.parse(event.value, self.source.moment)
+        except PasysError as error:
+            self.query_one(Banner).say(str(error))
+            return
+        self._afters = []
+        self.query_one(DataTable).focus()
+        self.action_again()
+
+    def action_older(self) -> None:
+        if self._more and self._shown:
+            self._afters.append(self._shown[-1].id)
+            self.action_again()
+
+    def action_newer(self) -> None:
+        if self._afters:
+            self._afters.pop()
+            self.action_again()
+
+    def on_data_table_row_selected(self, event: DataTable.RowSelected) -> None:
+        self.app.push_screen(TransactionDetail(str(event.row_key.value)))
+
+
+class TransactionDetail(Live):
+    """One transaction: what it is, and its story as a tree."""
+
+    TITLE = "Transaction"
+    BINDINGS: ClassVar[list[BindingType]] = [("escape", "app.pop_screen", "Back")]
+    DEFAULT_CSS = """
+    TransactionDetail #facts { height: auto; max-height: 50%; }
+    TransactionDetail Tree { height: 1fr; }
+    """
+
+    def __init__(self, transaction_id: str) -> None:
+        super().__init__()
+        self._id = transaction_id
+        self._drawn: Any = None
+
+    def body(self) -> ComposeResult:
+        yield Static(id="facts", markup=False)
+        yield Tree(Text(self._id))
+
+    def on_mount(self) -> None:
+        self.query_one(Tree).focus()
+
+    async def fetch(self) -> tuple[TransactionRow, Trace]:
+        async def whole(unit: Unit) -> tuple[TransactionRow, Trace]:
+            return await transaction_query.get(unit, self._id), await trace.trace(unit, self._id)
+
+        return await self.source.ask(whole)
+
+    def draw(self, answer: tuple[TransactionRow, Trace]) -> None:
+        row, story = answer
+        if answer == self._drawn:  # what was unfolded stays unfolded, until there is news
+            return
+        self._drawn = answer
+        self.query_one("#facts", Static).update(facts(row))
+        tree = self.query_one(Tree)
+        tree.clear()
+        plant(tree, story)
+        tree.root.expand()
+
+
+def cells(row: TransactionRow) -> list[Text | str]:
+    """A transaction as a line of the list."""
+    why = row.reason or row.outcome or ("in review" if row.review else "")
+    return [
+        f"{row.created_at.astimezone():%m-%d %H:%M:%S}",
+        row.status,
+        Text(str(row.amount), justify="right"),
+        Text(f"{row.debit} → {row.credit}"),
+        row.rail,
+        Text(why),
+        row.id,
+    ]
+
+
+def facts(row: TransactionRow) -> Text:
+    """What it is, in a few lines."""
+    lines = [
+        f"{row.kind} of {row.amount}: {row.status}"
+        + (f" ({row.reason or row.outcome})" if row.reason or row.outcome else ""),
+        f"{row.debit} → {row.credit}, by {row.rail}, for {row.actor}",
+        f"created {row.created_at.astimezone():%Y-%m-%d %H:%M:%S}"
+        + (f", final {row.final_at.astimezone():%Y-%m-%d %H:%M:%S}" if row.final_at else ", not final"),
+        f"at the PSP {row.psp_reference}" if row.psp_reference else "no PSP's reference",
+        f"The same in a shell: pasys trace {row.id}",
+    ]
+    return Text("\n".join(lines))
+
+
+def plant(tree: Tree[Any], story: Trace) -> None:
+    """The story in the order of time; what was done for a refund hangs on the refund."""
+    first = story.nodes[0]
+    history = tree.root.add("history", expand=True)
+    for move in first.facts.get("history", ()):
+        why = f" ({move['reason']})" if move["reason"] else ""
+        history.add_leaf(Text(f"{move['at'].astimezone():%H:%M:%S.%f}  {move['to']}{why}, {move['actor'] or 'pasys'}"))
+    branches = {first.id: tree.root}
+    for node in story.nodes[1:]:
+        parent = branches.get(node.part_of or first.id, tree.root)
+        if node.kind in ("refund", "transaction"):
+            branches[node.id] = parent.add(_line(node, first), expand=True)
+        else:
+            parent.add_leaf(_line(node, first))
+
+
+def _line(node: Node, first: Node) -> Text:
+    after_ms = (node.at - first.at).total_seconds() * 1000
+    return Text(f"{after_ms:+,.0f} ms  {node.kind.replace('_', ' ')}  {node.label}")
