@@ -7,6 +7,7 @@ import random
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
+from itertools import accumulate
 from pathlib import Path
 
 import msgspec
@@ -314,11 +315,13 @@ async def test_a_changed_proof_does_not_hold(db: Database, signer: Signer, tmp_p
     assert check(proof).ok
     head, rows = proof[: proof.index(b"\n", len(ledger_proof.MAGIC)) + 1], []
     body = io.BytesIO(proof[len(head) :])
-    rows = [data for _, data in ledger_proof.rows(body.read)]
+    rows = [data + seal for _, data, seal in ledger_proof.rows(body.read)]
     draw = random.Random(5)
     for _ in range(200):
         at = draw.randrange(len(head), len(proof))
-        assert not check(proof[:at] + bytes([proof[at] ^ 1 << draw.randrange(8)]) + proof[at + 1 :]).ok, at
+        found = check(proof[:at] + bytes([proof[at] ^ 1 << draw.randrange(8)]) + proof[at + 1 :])
+        row = next(i for i, end in enumerate(accumulate(map(len, rows)), 1) if at < len(head) + end)
+        assert not found.ok and found.findings[0].seq in (row, row + 1), (at, found)
     left_out = head + b"".join(rows[:9] + rows[10:])
     exchanged = head + b"".join([*rows[:9], rows[10], rows[9], *rows[11:]])
     for broken, seq in ((left_out, 10), (exchanged, 10), (proof[: -len(rows[-1])], len(rows)), (proof[:-7], len(rows))):

@@ -42,14 +42,12 @@ class Piece:
         return self.rows[name].astype(np.int64)
 
     def interleaved(self) -> bytes:
-        """Each row with its reference behind it, as they are hashed."""
-        if not self.texts:
-            return self.rows.tobytes()
-        data, size = self.rows.tobytes(), ledger_chain.ROW.itemsize
+        """Each row with its reference and its seal behind it, as a proof has them."""
+        data, size, seals = self.rows.tobytes(), ledger_chain.ROW.itemsize, self.seal.astype(">i8").tobytes()
         ends = np.cumsum(np.maximum(self.column("reference_size"), 0)).tolist()
-        starts = range(0, len(data), size)
-        rows = zip(starts, [0, *ends], ends, strict=False)
-        return b"".join([data[at : at + size] + self.texts[text:end] for at, text, end in rows])
+        starts = zip(range(0, len(data), size), range(0, len(seals), 8), [0, *ends], ends, strict=False)
+        parts = [data[at : at + size] + self.texts[text:end] + seals[seal : seal + 8] for at, seal, text, end in starts]
+        return b"".join(parts)
 
 
 @dataclass(frozen=True, slots=True)

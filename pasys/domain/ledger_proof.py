@@ -5,9 +5,10 @@
     rows
 
 Two lines of text, then the rows from `before` to `after` as they are hashed (ledger_chain.ROW, 146 bytes each, with the
-reference's bytes behind it where it has one). `before` is a signed checkpoint, or null: then the rows begin with the
-first of the asset. `after` is a signed checkpoint. The asked range, first_seq to last_seq, lies between the two. The
-rows are right when they lead from the one hash to the other.
+reference's bytes behind it where it has one), each with its seal of 8 bytes, which tells where a change was made.
+`before` is a signed checkpoint, or null: then the rows begin with the first of the asset. `after` is a signed
+checkpoint. The asked range, first_seq to last_seq, lies between the two. The rows are right when they lead from the one
+hash to the other.
 """
 
 from __future__ import annotations
@@ -118,23 +119,26 @@ def _header(read: Read) -> Header:
 
 def _follow(read: Read, seq: int, hash: bytes, last: int, wrong: Callable[..., None]) -> tuple[int, bytes]:
     """Take the rows one by one; where they end, and the hash there."""
-    for row, data in rows(read):
+    for row, data, seal in rows(read):
         if row != seq + 1:
             wrong("gap", f"row {row} follows row {seq}", seq + 1)
             return seq, hash
         made = np.frombuffer(data[:_SIZE], ledger_chain.ROW)
         hash = ledger_chain.follow(hash, made, data[_SIZE:])
         seq = row
+        if hash[:8] != seal:
+            wrong("seal", "the row's seal does not fit its fields and the row before it", row)
+            return seq, hash
     if seq != last:
         wrong("gap", f"the rows end at {seq}, and not at {last}", seq + 1)
     return seq, hash
 
 
-def rows(read: Read) -> Iterator[tuple[int, bytes]]:
-    """The rows of a proof behind its header: seq, and the bytes that are hashed. A row that is cut off has no end."""
+def rows(read: Read) -> Iterator[tuple[int, bytes, bytes]]:
+    """The rows of a proof behind its header: seq, the bytes that are hashed, the seal. What is cut off fits no seal."""
     sizes = ledger_chain.ROW.fields or {}
     at = sizes["reference_size"][1]
     while fixed := read(_SIZE):
         size = int.from_bytes(fixed[at : at + 4], "big", signed=True) if len(fixed) == _SIZE else 0
         text = read(size) if 0 < size < 2**24 else b""
-        yield int.from_bytes(fixed[:8], "big", signed=True), fixed.ljust(_SIZE, b"\0") + text
+        yield int.from_bytes(fixed[:8], "big", signed=True), fixed.ljust(_SIZE, b"\0") + text, read(8)
