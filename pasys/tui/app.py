@@ -29,7 +29,7 @@ class Dash(App[None]):
     BINDINGS: ClassVar[list[BindingType]] = [
         ("1", "switch_mode('overview')", "Overview"),
         ("2", "switch_mode('transactions')", "Transactions"),
-        ("t", "shade", "Light"),
+        ("t", "shade", "Light or dark"),
         ("q", "quit", "Quit"),
     ]
 
@@ -62,7 +62,7 @@ async def once(doors: Doors, screen: str, *, width: int, height: int) -> str:
         return text_of(app.screen)
 
 
-def text_of(screen: Screen[None]) -> str:
+def text_of(screen: Screen[Any]) -> str:
     """What a screen shows, line by line, without colours."""
     strips = screen._compositor.render_strips()  # Textual has no public name for it
     return "\n".join(strip.text.rstrip() for strip in strips)
