@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from pasys.db import Database, Unit
-from pasys.domain.ledger import Kind, Posted, Purpose, Result
+from pasys.domain.ledger import Kind, Posted, Purpose, Result, Transfer
 from pasys.domain.ledger_columns import Columns
 from pasys.errors import AccountNotEmpty, DatabaseUnavailable, InvalidInput
 from pasys.service import account, ledger, ledger_cache, ledger_poster
@@ -284,4 +284,52 @@ async def test_lagging_rows_are_up_to_date_before_an_account_changes(
             await account.change_limits(unit, "shop", debits_must_not_exceed_credits=True)
             assert await unit.value("select last_seq - projected_seq from asset") == 0
             assert await unit.value("select credits_posted - debits_posted from account where name = 'shop'") == 50
+    await hold_together(db)
+
+
+# Partitions ----------------------------------------------------------------------------------------------------------
+
+
+def void(hold: Transfer) -> Transfer:
+    fields: dict[str, Any] = {"asset": hold.asset, "kind": Kind.VOID, "purpose": Purpose.PAYMENT, "pending_id": hold.id}
+    return direct(hold.debit, hold.credit, hold.amount_minor, **fields)
+
+
+@pytest.mark.parametrize("asked", ["funds", "a hold", "an id"])
+async def test_a_new_partition_is_seen_under_the_lock(
+    db: Database, asked: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A unit has read one asset's journal when others begin a partition of another's; then it posts there, too, and
+    judges by all rows. Many times on one connection, so that this has in its caches whatever it needs."""
+    monkeypatch.setattr(ledger_poster, "LAG_FROM", 1)
+    monkeypatch.setattr(ledger_poster, "IDLE_S", 60.0)
+    async with db.unit() as unit:
+        kenji, yuki = await people(unit, "kenji", "yuki", asset="JPY", funds=1_000)
+        name = await unit.value("select current_database()")
+        await unit.rows(f"alter database {name} set pasys.partition_rows = '20'")
+    await db.close()  # so that every connection has it
+    one = Database(db.settings, connections_max=1)
+    async with one.unit() as unit:
+        alice, bob = await people(unit, "alice", "bob", funds=1_000)
+    hold: dict[str, Any] = {"kind": Kind.PENDING, "purpose": Purpose.HOLD}
+    async with Poster(db) as poster:
+        for _ in range(20):
+            old, new, late = (
+                direct(kenji, yuki, 1, asset="JPY", **hold),
+                direct(alice, bob, 1, **hold),
+                direct(alice, bob, 1),
+            )
+            async with one.unit() as unit:
+                await ledger.post(unit, [old])
+                await ledger.post(unit, [void(old)])
+            async with one.unit() as unit:
+                await ledger.post(unit, [old, void(old)], refuse=False)
+                for _ in range(3):
+                    await poster.post_many(Columns.of([direct(alice, bob, 1) for _ in range(4)]))
+                await poster.post_many(Columns.of([new, late]))
+                batch = {"funds": direct(bob, alice, 1), "a hold": void(new), "an id": late}[asked]
+                answers = await ledger.post(unit, [replace(void(old), asset="USD"), batch], refuse=False)
+                assert answers[1].accepted and answers[1].replayed == (asked == "an id")
+                assert await unit.value("select count(*) from account a join account_now n using (id, version)") == 6
+    await one.close()
     await hold_together(db)

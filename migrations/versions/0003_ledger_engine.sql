@@ -245,6 +245,17 @@ drop function ledger_load, ledger_apply;
 --
 -- Lock order: asset rows by code, before any account row. Whoever changes an account's status or limits takes the same
 -- lock and moves asset.epoch.
+
+-- Lock an asset. A session learns of partitions that others have made only when it takes a lock on a table that it does
+-- not hold yet, and a transaction that has read the journal may hold all that it needs: it would then miss the newest
+-- rows. pg_relation_size takes such a lock, and lets it go again.
+create function ledger_lock(p_asset text) returns void language plpgsql as $$
+begin
+    -- Not FOR UPDATE: opening an account takes a key share of this row and need not wait.
+    perform from asset a where a.code = p_asset for no key update;
+    perform pg_relation_size('pg_catalog.pg_am'::regclass);
+end $$;
+
 create function ledger_load(
     p_asset text, p_lock boolean, p_accounts int8[], p_ids uuid[], p_holds uuid[],
     out last_seq int8, out epoch int8, out projected_seq int8, out last_hash bytea, out last_recorded_at bytea,
@@ -258,8 +269,7 @@ language plpgsql
 set enable_seqscan = off set enable_hashjoin = off set plan_cache_mode = force_generic_plan as $$
 begin
     if p_lock then
-        -- Not FOR UPDATE: opening an account takes a key share of this row and need not wait.
-        perform from asset a where a.code = p_asset for no key update;
+        perform ledger_lock(p_asset);
         perform ledger_project(p_asset);
     end if;
     select a.last_seq, a.epoch, a.projected_seq, a.last_hash, timestamptz_send(a.last_recorded_at)

@@ -21,7 +21,7 @@ copy transfer (asset, seq, id, debit, credit, amount, kind, code, result, debit_
 
 -- :lock
 -- In the order that posting keeps: the asset before any of its accounts.
-select from asset where code = %(code)s for no key update
+select ledger_lock(%(code)s)
 
 -- :project
 select ledger_project(%(code)s)
