@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -27,11 +28,16 @@ from pathlib import Path
 from queue import SimpleQueue
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from pasys.stack.servers import running_servers  # noqa: E402
+from tests.conftest import SERVERS  # noqa: E402
+
 GUARDS = ROOT / "scripts" / "ledger_guards.txt"
 COPIED = ("pasys", "daemons", "migrations", "tests", "scripts", "pyproject.toml")
 TIMEOUT_S = 180.0
 PYTEST = ("-m", "pytest", "-x", "-q", "--no-header", "-p", "no:cacheprovider", "--hypothesis-seed=1")
-_FAILED = re.compile(r"^(?:FAILED|ERROR) (\S+)", re.MULTILINE)
+_FAILED = re.compile(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", re.MULTILINE)
 
 
 @dataclass(slots=True)
@@ -78,6 +84,9 @@ def main() -> int:
         return 0 if guards else 2
     began = time.monotonic()
     with contextlib.ExitStack() as stack:
+        home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pasys-m")))
+        servers = stack.enter_context(running_servers(home, durable=False))
+        os.environ[SERVERS] = json.dumps({"home": str(home), **servers})
         copies = [stack.enter_context(_copy()) for _ in range(options.jobs)]
         _check_unchanged(copies[0], guards)
         outcomes = _run(copies, guards)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import shutil
 import tempfile
@@ -19,29 +20,42 @@ from pasys.config import Settings
 from pasys.db import Database, Unit
 from pasys.stack.servers import running_servers
 
+SERVERS = "PASYS_TEST_SERVERS"  # in the environment: servers that run already, as JSON
 pytest.register_assert_rewrite("tests.ledger_world", "tests.ledger_machine")
 _numbers = itertools.count(1)
 
 
 @pytest.fixture(scope="session")
 def servers() -> Iterator[Settings]:
-    """PostgreSQL, NATS and Valkey, and settings that point at them. Durability is off here and only here."""
+    """PostgreSQL, NATS and Valkey, and settings that point at them. Durability is off here and only here.
+
+    Whoever runs the tests many times may start them once, and say where they are.
+    """
+    if SERVERS in os.environ:
+        yield _settings(**json.loads(os.environ[SERVERS]))
+        return
     home = Path(tempfile.mkdtemp(prefix="pasys-t"))
     try:
         with running_servers(home, durable=False) as endpoints:
-            yield Settings(home=str(home), actor="tester", ack_wait_s=2.0, resolve_every_s=0.2, **endpoints)
+            yield _settings(home=str(home), **endpoints)
     finally:
         shutil.rmtree(home, ignore_errors=True)
 
 
+def _settings(**fields: str) -> Settings:
+    return Settings(actor="tester", ack_wait_s=2.0, resolve_every_s=0.2, **fields)
+
+
 @pytest.fixture(scope="session")
-def template(servers: Settings) -> str:
+def template(servers: Settings) -> Iterator[str]:
     """A database at the newest revision; every test's own is a copy of it."""
-    name = "pasys_template"
+    name = f"pasys_template_{os.getpid()}"
     with psycopg.connect(_url(servers.require("database_url"), "postgres"), autocommit=True) as connection:
         connection.execute(f"create database {name}".encode())
     migration.upgrade(msgspec.structs.replace(servers, database_url=_url(servers.require("database_url"), name)))
-    return name
+    yield name
+    with psycopg.connect(_url(servers.require("database_url"), "postgres"), autocommit=True) as connection:
+        connection.execute(f"drop database {name} with (force)".encode())
 
 
 @pytest.fixture(scope="session")
