@@ -68,7 +68,9 @@ async def send(event: SettlementRequested, psp: Psp) -> SettlementSucceeded | Se
             raise PspUnavailable(psp=event.psp, reason=f"it says that it captured {captured.amount}")  # no such answer
         if isinstance(captured, Declined):
             return _failed(event, "capture", captured, capture_ms)
-    except (PspUnavailable, AmountNotKept) as silence:  # it may have taken money; what it said is no answer
+    except (PspUnavailable, AmountNotKept, Rejected) as silence:  # it may have taken money; this is no answer
+        if isinstance(silence, Rejected) and authorised is None:
+            raise  # the adapter's own rules, before it asked: `refused` knows the words
         return SettlementUnknown(
             transaction_id=event.transaction_id,
             psp=event.psp,

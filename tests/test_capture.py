@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from daemons import settlement as daemon
-from pasys.adapters import Authorised, Captured, Payment, stripe
+from pasys.adapters import Authorised, Captured, Declined, Payment, stripe
 from pasys.adapters.instant import InstantPsp
 from pasys.adapters.stripe_currency import from_stripe
 from pasys.db import Database
-from pasys.errors import NoCorrection, NothingToResolve
+from pasys.errors import AmountNotSendable, NoCorrection, NothingToResolve
 from pasys.events import RefundDeclined, SettlementRequested, SettlementUnknown
 from pasys.money import Money
 from pasys.service import ledger, reconciliation, refund, settlement, trace
@@ -215,6 +215,27 @@ async def test_a_capture_that_the_ledger_cannot_express_is_unknown():
 
     said: Any = await daemon.send(_asked(), Odd())
     assert isinstance(said, SettlementUnknown) and said.step == "capture" and "1050 isk" in said.reason
+
+
+async def test_no_rule_of_ours_fails_what_is_authorised():
+    """An adapter that refuses before it asks has its say; once money is reserved, the outcome is unknown instead."""
+
+    class Odd(InstantPsp):
+        def __init__(self, at: str) -> None:
+            self.at = at
+
+        async def authorise(self, payment: Payment) -> Authorised | Declined:
+            if self.at == "authorise":
+                raise AmountNotSendable(psp="odd", amount=payment.amount, reason="odd")
+            return await super().authorise(payment)
+
+        async def capture(self, payment: Payment, authorised: Authorised) -> Captured:
+            raise AmountNotSendable(psp="odd", amount=payment.amount, reason="odd")
+
+    with pytest.raises(AmountNotSendable):
+        await daemon.send(_asked(), Odd("authorise"))
+    said: Any = await daemon.send(_asked(), Odd("capture"))
+    assert isinstance(said, SettlementUnknown) and said.psp_reference is not None
 
 
 def test_stripe_is_taken_at_its_word_that_it_received_nothing():
