@@ -55,10 +55,15 @@ async def fetch(event: ReconciliationRequested, psp: Psp) -> ReconciliationFetch
         psp=event.psp,
         since=event.since,
         until=event.until,
-        lines=[replace(line, description=line.description[:DESCRIPTION_MAX]) for line in page.lines],
+        lines=[replace(line, description=_storable(line.description)) for line in page.lines],
         cursor=page.cursor,
         whole=psp.keeps_statement,
     )
+
+
+def _storable(description: str) -> str:
+    """Free text of the PSP's customers: neither its length nor a character that no table keeps may end a run."""
+    return description.replace("\0", "\N{REPLACEMENT CHARACTER}")[:DESCRIPTION_MAX]
 
 
 @daemon.on

@@ -14,7 +14,8 @@ import msgspec
 import pytest
 
 from daemons import reconciliation as daemon
-from pasys.adapters import open_psp
+from pasys.adapters import Page, open_psp
+from pasys.adapters.instant import InstantPsp
 from pasys.cli import main as cli
 from pasys.config import PLAIN_VARIABLES, Settings
 from pasys.db import Database
@@ -98,6 +99,27 @@ async def test_a_run_that_cannot_be_read_fails_and_the_next_one_reads_the_same(w
     async with world.db.unit() as unit:
         (asked,) = await daemon.schedule(unit)
         assert asked.since == reconciliation.EPOCH
+
+
+async def test_no_description_ends_a_run(world):
+    """However long, and with characters that PostgreSQL does not keep: the line is stored and matched all the same."""
+    await world.captured()
+    world.change(0, description="\0 paid by \0 somebody " + "x" * 5_000)
+
+    class Telling(InstantPsp):
+        async def statement(self, **window: Any) -> Page:
+            return Page(world.lines, None)
+
+    async with world.db.unit(now=world.now + SETTLED) as unit:
+        row = await reconciliation.start(unit, PSP)
+    asked = ReconciliationRequested(
+        asset="XXX", run_id=row.run_id, psp=PSP, since=reconciliation.EPOCH, until=row.until
+    )
+    said: Any = await daemon.fetch(asked, Telling())
+    async with world.db.unit(now=world.now + SETTLED) as unit:
+        await daemon.match(said, unit)
+        report = await reconciliation.run(unit, row.run_id)
+    assert (report.status, report.matched, report.breaks) == ("completed", 1, [])
 
 
 async def test_a_schedule_starts_one_run_for_each_psp_that_was_used(world):
