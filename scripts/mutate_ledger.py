@@ -74,6 +74,8 @@ def main() -> int:
     parser.add_argument("--list", action="store_true", help="show the guards and end")
     parser.add_argument("--jobs", type=int, default=1, help="how many at a time (default 1)")
     options = parser.parse_args()
+    # Whoever ends it must leave no server behind, even where a shell has Ctrl-C ignored in the background.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     known = read(GUARDS.read_text(encoding="utf-8"))
     guards = [guard for guard in known if options.only in f"{guard.name} {guard.file}"]

@@ -36,6 +36,7 @@ SHAPES = st.builds(
     partition_rows=st.sampled_from([40, 400, 1_000_000]),
     skew_s=st.sampled_from([0, 0, 7]),
     huge=st.sampled_from([0.0, 0.0, 0.003]),
+    idle_ms=st.sampled_from([2, 60_000]),
 )
 asset, which = st.sampled_from(ASSETS), st.integers(0, 1)
 some, few = st.sampled_from([1, 3, 20, 60, 120]), st.integers(1, 12)

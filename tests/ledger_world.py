@@ -50,11 +50,12 @@ class Shape:
     partition_rows: int = 1_000_000
     skew_s: int = 0
     huge: float = 0.0
+    idle_ms: int = 50
 
     def put_on(self, patch: pytest.MonkeyPatch) -> None:
         patch.setattr(ledger_poster, "LAG_FROM", self.lag_from)
         patch.setattr(ledger_poster, "LAG_MAX", self.lag_max)
-        patch.setattr(ledger_poster, "IDLE_S", 0.002)
+        patch.setattr(ledger_poster, "IDLE_S", self.idle_ms / 1_000)
         patch.setattr(ledger_poster, "WARY", self.wary)
         patch.setattr(ledger_books, "COPY_FROM", self.copy_from)
         patch.setattr(ledger_cache, "ACCOUNTS_MAX", self.accounts_max)

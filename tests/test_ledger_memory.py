@@ -287,6 +287,40 @@ async def test_lagging_rows_are_up_to_date_before_an_account_changes(
     await hold_together(db)
 
 
+# Rows that lag -------------------------------------------------------------------------------------------------------
+
+
+async def test_balances_are_exact_while_rows_of_two_assets_lag(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Holds, posts of a part, voids and refusals in the tail count as they do in the journal, each in its own asset;
+    then the rows are brought up to date by somebody else, and count the same."""
+    for name, value in (("LAG_FROM", 1), ("LAG_MAX", 10**9), ("LAG_S", 10**6), ("IDLE_S", 60.0)):
+        monkeypatch.setattr(ledger_poster, name, value)
+    pairs = {}
+    async with db.unit() as unit:
+        for asset in ("USD", "JPY"):
+            pairs[asset] = await people(unit, f"alice.{asset}", f"bob.{asset}", asset=asset, funds=100)
+    async with Poster(db) as poster:
+        for asset, (alice, bob) in pairs.items():
+            fields: dict[str, Any] = {"asset": asset}
+            one, two, three = (
+                direct(alice, bob, 20, kind=Kind.PENDING, purpose=Purpose.HOLD, **fields) for _ in range(3)
+            )
+            part = replace(void(one), kind=Kind.POST, amount_minor=7)
+            tail = [one, two, three, part, void(two), void(two), part, direct(alice, bob, 500, **fields)]
+            await poster.post(direct(bob, alice, 1, **fields))
+            for transfer in tail:
+                await poster.post(transfer)
+        for lag in (8, 0):
+            async with db.unit() as unit:
+                assert [row[0] - lag for row in await unit.rows("select last_seq - projected_seq from asset")] == [0, 0]
+                balances = await ledger.balances(unit, [number for pair in pairs.values() for number in pair])
+                held = [(one.posted.minor, one.available.minor) for one in balances.values()]
+                assert held == [(94, 74), (106, 106)] * 2
+                assert (await ledger.verify(unit)).findings == []
+                for asset in pairs:
+                    await ledger.project(unit, asset)
+
+
 # Partitions ----------------------------------------------------------------------------------------------------------
 
 

@@ -60,6 +60,7 @@ async def test_a_poster_equals_the_model(
     monkeypatch.setattr(ledger_poster, "LAG_FROM", lag_from)
     monkeypatch.setattr(ledger_poster, "LAG_MAX", lag_max)
     monkeypatch.setattr(ledger_books, "COPY_FROM", copy_from)
+    monkeypatch.setattr(ledger_poster, "IDLE_S", 60.0)  # so that rows that lag are seen to
     oracle, numbers = await world(db)
     batches = Batches(seed, numbers)
     async with Poster(db) as poster:
