@@ -285,9 +285,6 @@ class _Import:
     async def all_or_none(self, db: Database) -> None:
         async with db.unit() as unit:
             batch = await self._begin(unit)
-            if batch.finished_at is None and batch.rows_done:
-                reason = f"{batch.id} has imported {batch.rows_done} rows already; run it without --atomic"
-                raise InvalidInput(field="atomic", reason=reason)
             await self._whole(unit, batch)
             if self.outcome.refusals and batch.finished_at is None:
                 first = self.outcome.refusals[0]
@@ -320,6 +317,9 @@ class _Import:
         self.outcome.batch, self.outcome.done_before = batch.id, batch.rows_done
         if batch.finished_at is not None:
             self.outcome.state = "finished before"
+        elif self._options.atomic and batch.rows_done:
+            reason = f"{batch.id} has imported {batch.rows_done} rows already; run it without --atomic"
+            raise InvalidInput(field="atomic", reason=reason)
         return batch
 
     async def _whole(self, unit: Unit, batch: import_batch.Batch) -> None:
