@@ -127,7 +127,7 @@ async def test_an_asset_begins_with_a_partition_and_its_own_hash(db: Database) -
 async def prepared(unit: Unit, *transfers: Transfer) -> Writing:
     """Transfers that were judged by books that nobody holds, as a poster's memory is."""
     columns, now = Columns.of(list(transfers)), datetime.now(UTC)
-    found = await ledger_books.load(unit.driver, "USD", columns, lock=False, now=now)
+    found = await ledger_books.load(unit.driver, columns, lock=False, now=now)
     assert found is not None
     verdict = judge(columns, found[1])
     return ledger_books.prepare(columns, found[0], verdict, now, accounts=verdict.changed)

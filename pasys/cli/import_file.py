@@ -23,11 +23,12 @@ from pasys.domain.transaction import BOOK
 from pasys.errors import ImportRefused, InvalidInput, InvalidRows, Rejected
 from pasys.service import import_batch
 from pasys.service.import_batch import Refusal, Wanted
-from pasys.service.transaction import Created
+from pasys.service.transaction import Created, Turn
 
 FILE_BYTES_MAX = 512 * 2**20
 BAD_ROWS_LISTED_MAX = 100
 ACCOUNTS_A_UNIT = 2_000
+UNITS_AT_A_TIME = 3
 Progress = Callable[[str, int, int], None]  # what is being done, rows done, rows in all
 
 
@@ -261,24 +262,23 @@ class _Import:
         self.outcome.refused = len(self.outcome.refusals)
 
     async def _in_turn(self, db: Database, batch: import_batch.Batch) -> None:
-        """Two chunks at a time: while one is written, the next is made ready, and waits for its turn to be posted."""
+        """Several chunks at a time: while one is posted, the next are written, and wait for their turn to be posted."""
 
-        async def one(rows: list[Row], done: int, count: int, turn: asyncio.Event, next_turn: asyncio.Event) -> None:
+        async def one(rows: list[Row], done: int, count: int, turn: Turn) -> None:
             async with db.unit() as unit:
-                answers = await import_batch.advance(unit, batch.id, rows, done=done, count=count, turn=turn.wait)
-            next_turn.set()
+                answers = await import_batch.advance(unit, batch.id, rows, done=done, count=count, turn=turn)
+            turn.committed.set()
             room.release()
             self._count(rows, answers, done + count)
 
-        done, room, turn = batch.rows_done, asyncio.Semaphore(2), asyncio.Event()
-        turn.set()
+        done, room, turn = batch.rows_done, asyncio.Semaphore(UNITS_AT_A_TIME), None
         try:
             async with asyncio.TaskGroup() as group:
                 async for count, rows in self._chunks(done):
                     await room.acquire()
-                    next_turn = asyncio.Event()
-                    group.create_task(one(rows, done, count, turn, next_turn))
-                    done, turn = done + count, next_turn
+                    turn = Turn(turn)
+                    group.create_task(one(rows, done, count, turn))
+                    done += count
         except BaseExceptionGroup as errors:  # the others were only ended because of the first
             raise errors.exceptions[0] from None
 

@@ -291,7 +291,7 @@ def import_(
     atomic: Annotated[bool, typer.Option("--atomic", help="All rows, or none.")] = False,
     dry_run: DryRun = False,
     skip_invalid: Annotated[bool, typer.Option("--skip-invalid", help="Leave out rows that are not valid.")] = False,
-    batch_size: Annotated[int, typer.Option("--batch-size", min=1, max=10_000, help="Rows in one unit.")] = 1_000,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, max=10_000, help="Rows in one unit.")] = 4_000,
     delimiter: Annotated[str, typer.Option("--delimiter", metavar="CHARACTER", help="Between columns.")] = ",",
     output: Output = TABLE,
 ) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from difflib import get_close_matches
+from typing import NamedTuple
 
 from pasys.domain.account import check_name, reserved
 from pasys.domain.transaction import BOOK, Kind, check_shape
@@ -19,6 +20,7 @@ from pasys.money import Money, asset_of, parse
 COLUMNS = ("key", "kind", "from", "to", "amount", "asset", "rail", "payment_method", "effective_at")
 MANDATORY = ("amount", "asset")
 KEY_MAX = 255
+AMOUNTS_MAX = 100_000  # that are remembered while a file is read
 NEAR = 0.85  # how alike a column's name and a known one are, before it is taken for a slip of the pen
 _KINDS = {kind.value: kind for kind in Kind}
 _FIELD_OF = {"invalid_amount": "amount", "unknown_asset": "asset", "unknown_rail": "rail"}
@@ -33,8 +35,7 @@ class Layout:
     others: tuple[tuple[str, int], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """A row that can be asked for. `line` is the line of the file on which it begins."""
 
     line: int
@@ -85,48 +86,55 @@ def reader(layout: Layout, rails: Collection[str]) -> Callable[[int, Sequence[st
     """What turns the cells of a line into a Row. It raises InvalidInput, InvalidAmount, UnknownAsset, UnknownRail."""
     at = layout.place.get
     places = [at(name, layout.width) for name in COLUMNS]  # an absent column reads the empty cell behind the last
-    key_at, kind_at, from_at, to_at, amount_at, asset_at, rail_at, method_at, effective_at = places
+    key_at, kind_at, from_at, to_at, amount_at, asset_at, rail_at, method_at, effective_at_at = places
     width, others = layout.width, layout.others
+
+    judged = _Judged(rails)
+    amounts: dict[tuple[str, str], Money] = {}  # most files say the same few again and again
 
     def read(line: int, cells: Sequence[str]) -> Row:
         if len(cells) != width:
             raise InvalidInput(field="row", reason=f"it has {len(cells)} fields; the header names {width}")
         cell = [*map(str.strip, cells), ""]
-        debit, credit, rail = cell[from_at] or None, cell[to_at] or None, cell[rail_at] or BOOK
-        kind = _kind(cell[kind_at])
-        _check(cell[key_at], kind, debit, credit, rail, rails)
-        asset = asset_of(cell[asset_at]).code
-        return Row(
-            line,
-            cell[key_at] or None,
-            kind,
-            debit,
-            credit,
-            parse(cell[amount_at], asset),
-            rail,
-            cell[method_at] or None,
-            _moment(cell[effective_at]),
-            {name: cell[at] for name, at in others if cell[at]} or None if others else None,
-        )
+        debit, credit, key = cell[from_at] or None, cell[to_at] or None, cell[key_at] or None
+        if key is not None and len(key) > KEY_MAX:
+            raise InvalidInput(field="key", reason=f"it has {len(key)} characters; {KEY_MAX} are the most")
+        kind, rail, asset = judged[cell[kind_at], cell[rail_at], cell[asset_at], debit is None, credit is None]
+        if debit == credit:
+            raise InvalidInput(field="to", reason=f"{credit} would pay itself")
+        amount = amounts.get((cell[amount_at], asset))
+        if amount is None:
+            amount = parse(cell[amount_at], asset)
+            if len(amounts) < AMOUNTS_MAX:
+                amounts[cell[amount_at], asset] = amount
+        method, effective_at = cell[method_at] or None, _moment(cell[effective_at_at])
+        metadata = {name: cell[at] for name, at in others if cell[at]} or None if others else None
+        return Row(line, key, kind, debit, credit, amount, rail, method, effective_at, metadata)
 
     return read
 
 
-def _check(
-    key: str, kind: Kind | None, debit: str | None, credit: str | None, rail: str, rails: Collection[str]
-) -> None:
-    if len(key) > KEY_MAX:
-        raise InvalidInput(field="key", reason=f"it has {len(key)} characters; {KEY_MAX} are the most")
+class _Judged(dict[tuple[str, str, str, bool, bool], tuple[Kind | None, str, str]]):
+    """What a row's kind, rail and asset say, with whether it names a payer and a payee: judged once for all alike."""
+
+    def __init__(self, rails: Collection[str]) -> None:
+        self._rails = rails
+
+    def __missing__(self, said: tuple[str, str, str, bool, bool]) -> tuple[Kind | None, str, str]:
+        kind, rail = _kind(said[0]), said[1] or BOOK
+        _check(kind, rail, self._rails, debit=not said[3], credit=not said[4])
+        self[said] = kind, rail, asset_of(said[2]).code
+        return self[said]
+
+
+def _check(kind: Kind | None, rail: str, rails: Collection[str], *, debit: bool, credit: bool) -> None:
     if rail not in rails:
         raise UnknownRail(rail=rail, installed=", ".join(sorted(set(rails) - {BOOK})))
     if kind is not None:
-        check_shape(kind, debit=debit is not None, credit=credit is not None, rail=rail)
-    elif debit is None and credit is None:
-        raise InvalidInput(
-            field="from", reason="name the account that pays (from), the one that receives (to), or both"
-        )
-    if debit == credit:
-        raise InvalidInput(field="to", reason=f"{credit} would pay itself")
+        check_shape(kind, debit=debit, credit=credit, rail=rail)
+    elif not debit and not credit:
+        reason = "name the account that pays (from), the one that receives (to), or both"
+        raise InvalidInput(field="from", reason=reason)
 
 
 def _kind(text: str) -> Kind | None:

@@ -6,6 +6,8 @@ name the result of. The later of two equal requests waits for the earlier one to
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from pasys.db import Unit, queries
 from pasys.errors import IdempotencyMismatch, InvalidInput
 
@@ -19,6 +21,33 @@ def check(key: str) -> None:
         raise InvalidInput(field="key", reason=f"it is text of 1 to {KEY_BYTES_MAX} bytes, and not only blanks")
 
 
+async def take_many(
+    unit: Unit, *, operation: str, keys: Sequence[str], hashes: Sequence[bytes], entities: Sequence[str]
+) -> dict[str, str | IdempotencyMismatch]:
+    """Take keys for entities that are about to be made; for those that stand for something already, by key, the entity
+    that the same request made, or the conflict. A key that somebody is taking is waited for."""
+    values = {"keys": list(keys), "hashes": list(hashes), "entities": list(entities)}
+    taken = await unit.rows(SQL["take_keys"], actor=unit.actor, operation=operation, now=unit.now, **values)
+    if len(taken) == len(keys):
+        return {}
+    others = sorted(set(keys).difference(row.key for row in taken))
+    known = await unit.rows(SQL["keys_taken"], actor=unit.actor, operation=operation, keys=others)
+    wanted = dict(zip(keys, hashes, strict=True))
+    return {
+        row.key: row.entity_id
+        if bytes(row.body_hash) == wanted[row.key]
+        else IdempotencyMismatch(key=row.key, entity_id=row.entity_id)
+        for row in known
+    }
+
+
+async def give_back(unit: Unit, *, operation: str, keys: Sequence[str], entities: Sequence[str]) -> None:
+    """What was refused takes no key; a key that stands for anything else is left alone."""
+    if keys:
+        values = {"keys": list(keys), "entities": list(entities)}
+        await unit.rows(SQL["give_back_keys"], actor=unit.actor, operation=operation, **values)
+
+
 async def take(unit: Unit, *, operation: str, key: str | None, body_hash: bytes, entity_id: str) -> str | None:
     """Take a key for an entity that is about to be made; the id of the one that the same request made before, if any.
 
@@ -27,19 +56,7 @@ async def take(unit: Unit, *, operation: str, key: str | None, body_hash: bytes,
     if key is None:
         return None
     check(key)
-    taken = await unit.rows(
-        SQL["take_keys"],
-        actor=unit.actor,
-        operation=operation,
-        now=unit.now,
-        keys=[key],
-        hashes=[body_hash],
-        entities=[entity_id],
-    )
-    if taken:
-        return None
-    earlier = await unit.row(SQL["keys_taken"], actor=unit.actor, operation=operation, keys=[key])
-    assert earlier is not None, "somebody has it, or we would"
-    if bytes(earlier.body_hash) != body_hash:
-        raise IdempotencyMismatch(key=key, entity_id=earlier.entity_id)
-    return earlier.entity_id
+    found = (await take_many(unit, operation=operation, keys=[key], hashes=[body_hash], entities=[entity_id])).get(key)
+    if isinstance(found, IdempotencyMismatch):
+        raise found
+    return found

@@ -6,7 +6,7 @@ at any point goes on where it stopped.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -19,7 +19,7 @@ from pasys.events import AccountOpened
 from pasys.money import Money
 from pasys.service import transaction
 from pasys.service.ledger import ensure_asset
-from pasys.service.transaction import Created, Draft
+from pasys.service.transaction import Created, Draft, Turn
 
 SQL = queries("import_batch")
 
@@ -94,26 +94,18 @@ async def advance(
     *,
     done: int,
     count: int,
-    turn: Callable[[], Awaitable[object]] | None = None,
+    turn: Turn | None = None,
 ) -> list[Created]:
     """Create the transactions of the next `count` rows of the file, of which `rows` are the valid ones.
 
-    `done` says how many rows were done before. Raises ImportUnderWay where that is no longer so. With `turn`, what
-    needs no order is done before it is awaited, so that the next rows are made ready while these are written.
+    `done` says how many rows were done before. Raises ImportUnderWay where that is no longer so. With `turn`, the next
+    rows may be advanced while these are written.
     """
-
-    async def begin() -> None:
-        if turn is not None:
-            await turn()
-        if await unit.row(SQL["advance"], id=batch_id, done=done, count=count, now=unit.now) is None:
-            raise ImportUnderWay(batch_id=batch_id)
-
+    turn = turn or Turn()
     drafts = [_draft(row, batch_id) for row in rows]
-    if drafts:
-        answers = await transaction.create_many(unit, drafts, partial=True, turn=begin)
-    else:
-        answers = []
-        await begin()
+    answers = await transaction.create_many(unit, drafts, partial=True, turn=turn)
+    if await unit.row(SQL["advance"], id=batch_id, done=done, count=count, now=unit.now) is None:
+        raise ImportUnderWay(batch_id=batch_id)
     refused = refusals_of(rows, answers)
     if refused:
         await unit.rows(

@@ -19,7 +19,7 @@ from pasys.domain.ledger_rules import judge
 from pasys.errors import InvalidInput
 from pasys.money import asset_of
 from pasys.service import ledger_books as books
-from pasys.service.ledger_books import Head
+from pasys.service.ledger_books import Answers, Head
 from pasys.service.ledger_history import (
     Statement,
     StatementLine,
@@ -39,6 +39,7 @@ from pasys.service.ledger_verify import Verification, verify
 
 __all__ = [
     "BATCH_MAX",
+    "Answers",
     "Statement",
     "StatementLine",
     "TransferRow",
@@ -50,6 +51,7 @@ __all__ = [
     "expired_holds",
     "holds",
     "post",
+    "post_many",
     "project",
     "statement",
     "transfers",
@@ -76,7 +78,7 @@ async def post(unit: Unit, transfers: Sequence[Transfer], *, refuse: bool = True
     parts = _by_asset(transfers)
     judged: list[_Judged] = []
     for code in sorted(parts):
-        judged.append(await _judge(unit, code, [transfers[i] for i in parts[code]]))
+        judged.append(await _judge(unit, Columns.of([transfers[i] for i in parts[code]])))
     if refuse:
         for part in judged:
             await _raise_first(unit, part)
@@ -87,6 +89,18 @@ async def post(unit: Unit, transfers: Sequence[Transfer], *, refuse: bool = True
         for i, answer in zip(parts[part.columns.asset], books.results_of(part.verdict), strict=True):
             answers[i] = Posted(*answer)
     return [answer for answer in answers if answer is not None]
+
+
+async def post_many(unit: Unit, columns: Columns) -> Answers:
+    """Post a batch of one asset in order, as columns. Refusals are recorded with the rule that refused them."""
+    if len(columns) > BATCH_MAX:
+        raise InvalidInput(field="transfers", reason=f"a batch has at most {BATCH_MAX}; this one has {len(columns)}")
+    if columns.linked is not None and columns.linked[-1]:
+        raise InvalidInput(field="transfers", reason="the last of a batch has no next one to be linked with")
+    part = await _judge(unit, columns)
+    if part.verdict.recorded.any():
+        await _write(unit, part)
+    return Answers(part.verdict.result, part.verdict.replayed, part.verdict.seq)
 
 
 async def project(unit: Unit, code: str) -> None:
@@ -135,12 +149,11 @@ def _check_chains(transfers: Sequence[Transfer]) -> None:
             raise InvalidInput(field="transfers", reason="a chain stays within one asset")
 
 
-async def _judge(unit: Unit, code: str, transfers: list[Transfer]) -> _Judged:
-    columns = Columns.of(transfers)
-    found = await books.load(unit.driver, code, columns, lock=True, now=unit.now)
+async def _judge(unit: Unit, columns: Columns) -> _Judged:
+    found = await books.load(unit.driver, columns, lock=True, now=unit.now)
     if found is None:
-        await ensure_asset(unit, code)
-        found = await books.load(unit.driver, code, columns, lock=True, now=unit.now)
+        await ensure_asset(unit, columns.asset)
+        found = await books.load(unit.driver, columns, lock=True, now=unit.now)
         assert found is not None, "the asset has a row now"
     return _Judged(columns, *found, judge(columns, found[1]))
 

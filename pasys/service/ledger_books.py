@@ -21,7 +21,7 @@ from pasys.db import queries
 from pasys.domain import ledger_chain
 from pasys.domain.ledger import Hold, Kind, Purpose, Recorded, Result, Transfer
 from pasys.domain.ledger_batch import Accounts, Books, Changes, Verdict
-from pasys.domain.ledger_columns import EPOCH, Columns, Int64s, micros, moment
+from pasys.domain.ledger_columns import EPOCH, Bools, Columns, Int64s, micros, moment
 from pasys.errors import TransferConflict
 from pasys.service import ledger_wire as wire
 
@@ -51,6 +51,15 @@ class Head:
 
 
 @dataclass(frozen=True, slots=True)
+class Answers:
+    """What became of a batch, in its order: Result numbers, True where replayed, place in the journal (0: none)."""
+
+    result: Int64s
+    replayed: Bools
+    seq: Int64s
+
+
+@dataclass(frozen=True, slots=True)
 class Writing:
     """A judged batch on its way into the journal: rows as they are hashed, and where the books will stand behind them.
 
@@ -71,13 +80,13 @@ class Writing:
         return all(column is None for column in named)
 
 
-async def load(driver: Driver, asset: str, columns: Columns, *, lock: bool, now: datetime) -> tuple[Head, Books] | None:
+async def load(driver: Driver, columns: Columns, *, lock: bool, now: datetime) -> tuple[Head, Books] | None:
     """The head of an asset and all that a batch touches; None where the asset has no row yet.
 
     With `lock` the books stay as they are until the transaction ends, and account rows are brought up to date first.
     """
     numbers = np.unique(np.concatenate([columns.debit, columns.credit]))
-    row = await ask(driver, asset, numbers, columns, lock=lock, repeats=True)
+    row = await ask(driver, columns.asset, numbers, columns, lock=lock, repeats=True)
     if row[0] is None:
         return None
     head = head_of(row)

@@ -26,11 +26,11 @@ from pasys.config import Settings
 from pasys.db import Database, database_errors
 from pasys.domain.ledger import Posted, Transfer
 from pasys.domain.ledger_batch import Books, Verdict
-from pasys.domain.ledger_columns import EPOCH, Bools, Columns, Int64s
+from pasys.domain.ledger_columns import EPOCH, Columns
 from pasys.domain.ledger_rules import judge
 from pasys.errors import InvalidInput, PasysError
 from pasys.service import ledger_books as books
-from pasys.service.ledger_books import Driver, Head, Writing
+from pasys.service.ledger_books import Answers, Driver, Head, Writing
 from pasys.service.ledger_cache import Cache
 
 BATCH_MAX = 10_000
@@ -44,15 +44,6 @@ IDLE_S = timedelta(milliseconds=50).total_seconds()  # nobody has come for so lo
 RACES_MAX = 8  # times that an id may be recorded in another asset just now
 WARY = 8  # batches for which the books are locked after somebody else has posted
 _BY_INDEX = "-c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off -c plan_cache_mode=force_generic_plan"
-
-
-@dataclass(frozen=True, slots=True)
-class Answers:
-    """What became of a batch, in its order: Result numbers, True where replayed, place in the journal (0: none)."""
-
-    result: Int64s
-    replayed: Bools
-    seq: Int64s
 
 
 class Poster:
@@ -352,7 +343,7 @@ class _Lane:
     async def _write_locked(self, columns: Columns) -> Verdict:
         now, driver = self._now(), await self._connection("writer")
         async with driver.transaction():
-            found = await books.load(driver, self._asset, columns, lock=True, now=now)
+            found = await books.load(driver, columns, lock=True, now=now)
             if found is None:
                 raise InvalidInput(field="asset", reason=f"{self._asset} has no accounts")
             head, seen = found

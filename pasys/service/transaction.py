@@ -6,89 +6,39 @@ a batch of one, and there a refusal raises.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-from typing import Any
+from datetime import timedelta
 
 import msgspec
 
 from pasys import ids
-from pasys.adapters import Psp, open_psp
-from pasys.config import Settings
 from pasys.db import Unit, queries
 from pasys.domain import posting
 from pasys.domain.account import receivable
-from pasys.domain.ledger import Purpose, Transfer
-from pasys.domain.transaction import BOOK, Kind, Status, check_shape, infer_kind
-from pasys.errors import (
-    AccountClosed,
-    AccountFrozen,
-    AccountNotFound,
-    IdempotencyMismatch,
-    InvalidInput,
-    Rejected,
-    TransferRefused,
-    WrongAsset,
-)
+from pasys.domain.ledger import Transfer
+from pasys.domain.transaction import BOOK, Kind, Status
+from pasys.errors import AccountClosed, AccountFrozen, IdempotencyMismatch, InvalidInput, Rejected, TransferRefused
 from pasys.events import Event, TransactionCreated, TransactionSucceeded
-from pasys.money import Money
-from pasys.service import account, idempotency, ledger
+from pasys.service import idempotency, ledger, transaction_book
+from pasys.service.transaction_draft import (
+    OPERATION,
+    Created,
+    Draft,
+    Parties,
+    Systems,
+    Turn,
+    outside,
+    parties,
+    rail_of,
+    sides,
+    systems,
+)
+
+__all__ = ["OPERATION", "Created", "Draft", "Turn", "create", "create_many"]
 
 SQL = queries("transaction")
-OPERATION = "transaction.create"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Draft:
-    """What a caller asks for. Accounts are names or acc_ ids; `key` is the caller's idempotency key."""
-
-    amount: Money
-    rail: str = BOOK
-    kind: Kind | None = None
-    debit: str | None = None
-    credit: str | None = None
-    payment_method: str | None = None
-    effective_at: datetime | None = None
-    metadata: dict[str, Any] | None = None
-    key: str | None = None
-    batch_id: str | None = None
-
-    def fingerprint(self) -> bytes:
-        """The hash of the canonical body: what must be the same for the same key."""
-        body = (
-            self.amount.minor,
-            self.amount.asset,
-            self.rail,
-            self.kind,
-            self.debit,
-            self.credit,
-            self.payment_method,
-            self.effective_at,
-            sorted((self.metadata or {}).items()),
-        )
-        return hashlib.sha256(msgspec.json.encode(body)).digest()
-
-
-@dataclass(frozen=True, slots=True)
-class Created:
-    """The answer to one draft: a transaction, one that the same key made before, or the rule that refused."""
-
-    transaction_id: str | None
-    status: Status | None
-    replayed: bool = False
-    refusal: Rejected | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Party:
-    id: int
-    name: str
-    asset: str
-    type: str
-    status: str
-    payment_method: str | None
+BOOK_FROM = 500  # drafts, all by book: below, columns cost more than objects
 
 
 @dataclass(slots=True)
@@ -121,35 +71,38 @@ async def create(unit: Unit, draft: Draft) -> Created:
     return created
 
 
-async def create_many(
-    unit: Unit, drafts: Sequence[Draft], *, partial: bool, turn: Callable[[], Awaitable[None]] | None = None
-) -> list[Created]:
+async def create_many(unit: Unit, drafts: Sequence[Draft], *, partial: bool, turn: Turn | None = None) -> list[Created]:
     """Create a batch in order, in one unit. With `partial`, a refused draft leaves the others alone; else it raises.
 
-    `turn` is awaited when all is laid out and nothing is posted: whoever creates several batches at a time puts them in
-    order there.
+    Whoever creates several batches at a time gives each its `turn`, and says when it has committed.
     """
+    turn = turn or Turn()
+    if partial and len(drafts) >= BOOK_FROM and all(draft.rail == BOOK for draft in drafts):
+        return await transaction_book.create_many(unit, drafts, turn=turn)
     named = ids.many("tx", len(drafts)) if len(drafts) > 1 else [ids.new("tx")]
     plans = [_Plan(draft, id) for draft, id in zip(drafts, named, strict=False)]
+    await turn.claim()
     claimed = await _take_keys(unit, plans)
-    parties = await _parties(unit, drafts)
-    systems = await _systems(unit, drafts)
+    known, others = await parties(unit, drafts), await systems(unit, drafts)
+    turn.claimed.set()
     for plan in plans:
         if plan.alive:
             try:
-                _lay_out(unit, plan, parties, systems)
+                _lay_out(unit, plan, known, others)
             except Rejected as no:
                 plan.refusal = no
         if plan.refusal is not None and not partial:
             raise plan.refusal
-    if turn is not None:
-        await turn()
+    await turn.post()
     if partial:
         await _post(unit, plans, partial=True)
     done = [plan for plan in plans if plan.alive]
     await _insert(unit, done)
     if partial:
-        await _give_back_keys(unit, [plan for plan in claimed if plan.refusal is not None])
+        back = [(plan.draft.key or "", plan.id) for plan in claimed if plan.refusal is not None]
+        await idempotency.give_back(
+            unit, operation=OPERATION, keys=[key for key, _ in back], entities=[id for _, id in back]
+        )
     else:  # last, because it locks the asset for everybody until the commit; a refusal undoes the rows
         await _post(unit, plans, partial=False)
     unit.emit(*(_announcement(unit, plan) for plan in done))
@@ -174,92 +127,40 @@ async def _take_keys(unit: Unit, plans: list[_Plan]) -> list[_Plan]:
             plan.refusal = InvalidInput(field="key", reason=f"{plan.draft.key!r} stands twice in one batch")
     if not keyed:
         return []
-    hashes = {key: plan.draft.fingerprint() for key, plan in keyed.items()}
-    taken = await unit.rows(
-        SQL["take_keys"],
-        actor=unit.actor,
+    taken = await idempotency.take_many(
+        unit,
         operation=OPERATION,
-        now=unit.now,
         keys=list(keyed),
-        hashes=list(hashes.values()),
+        hashes=[plan.draft.fingerprint() for plan in keyed.values()],
         entities=[plan.id for plan in keyed.values()],
     )
-    others = keyed.keys() - {row.key for row in taken}
-    if others:
-        known = await unit.rows(SQL["keys_taken"], actor=unit.actor, operation=OPERATION, keys=sorted(others))
-        for row in known:
-            if bytes(row.body_hash) == hashes[row.key]:
-                keyed[row.key].replay = row.entity_id
-            else:
-                keyed[row.key].refusal = IdempotencyMismatch(key=row.key, entity_id=row.entity_id)
-    return [plan for key, plan in keyed.items() if key not in others]
+    for key, other in taken.items():
+        if isinstance(other, IdempotencyMismatch):
+            keyed[key].refusal = other
+        else:
+            keyed[key].replay = other
+    return [plan for key, plan in keyed.items() if key not in taken]
 
 
-async def _give_back_keys(unit: Unit, refused: list[_Plan]) -> None:
-    keyed = {plan.id: plan.draft.key for plan in refused}
-    if keyed:
-        values = {"keys": list(keyed.values()), "entities": list(keyed)}
-        await unit.rows(SQL["give_back_keys"], actor=unit.actor, operation=OPERATION, **values)
-
-
-async def _parties(unit: Unit, drafts: Sequence[Draft]) -> dict[tuple[str, str], _Party]:
-    """The accounts that the drafts name, by (name or id, asset)."""
-    wanted = {(name, d.amount.asset) for d in drafts for name in (d.debit, d.credit) if name is not None}
-    numbers = {name: ids.account_number(name) for name, _ in wanted if name.startswith("acc_")}
-    named = [(name, asset) for name, asset in wanted if numbers.get(name) is None]
-    rows = await unit.rows(
-        SQL["accounts"],
-        names=[name for name, _ in named],
-        assets=[asset for _, asset in named],
-        numbers=[number for number in numbers.values() if number is not None],
-    )
-    found = {(row.name, row.asset): _Party(*row) for row in rows}
-    by_number = {party.id: party for party in found.values()}
-    for name, asset in wanted:
-        party = by_number.get(numbers.get(name) or 0)
-        if party is not None:
-            found[name, asset] = party
-    for name, asset in wanted - found.keys():  # rare: say whether it exists in another asset
-        if len(drafts) == 1:
-            await account.find(unit, name, asset)
-    return found
-
-
-async def _systems(unit: Unit, drafts: Sequence[Draft]) -> dict[tuple[str, str], int]:
-    """The system accounts on the other side: PSP receivables, and the world outside for deposits and withdrawals."""
-    wanted: set[tuple[str, str]] = set()
-    for draft in drafts:
-        names: Iterable[str] = [receivable(draft.rail)] if _known(draft.rail, unit.settings) else []
-        if draft.rail == BOOK and (draft.debit is None or draft.kind is Kind.DEPOSIT):
-            names = ["external:deposits"]
-        elif draft.rail == BOOK and (draft.credit is None or draft.kind is Kind.WITHDRAWAL):
-            names = ["external:withdrawals"]
-        wanted |= {(name, draft.amount.asset) for name in names}
-    return {key: await account.system(unit, *key) for key in sorted(wanted)}
-
-
-def _lay_out(
-    unit: Unit, plan: _Plan, parties: dict[tuple[str, str], _Party], systems: dict[tuple[str, str], int]
-) -> None:
+def _lay_out(unit: Unit, plan: _Plan, known: Parties, others: Systems) -> None:
     """Decide kind, accounts and transfer of a draft. Raises the rule that refuses it."""
     draft, asset = plan.draft, plan.draft.amount.asset
-    if draft.amount.minor < 1:
-        raise InvalidInput(field="amount", reason=f"{draft.amount} is not positive")
-    debit, credit = (_party(parties, name, asset) for name in (draft.debit, draft.credit))
-    plan.kind = draft.kind or infer_kind(
-        debit_type=debit.type if debit else None, credit_type=credit.type if credit else None, rail=draft.rail
-    )
-    check_shape(plan.kind, debit=debit is not None, credit=credit is not None, rail=draft.rail)
-    if debit is not None and credit is not None and debit.id == credit.id:
-        raise InvalidInput(field="to", reason=f"{credit.name} is the account that pays")
+    plan.kind, debit, credit = sides(draft, known)
     if draft.rail == BOOK:
-        outside = "external:deposits" if debit is None else "external:withdrawals"
-        plan.debit = debit.id if debit else systems[outside, asset]
-        plan.credit = credit.id if credit else systems[outside, asset]
-        plan.transfer = _book(plan, draft, asset)
+        plan.debit = debit.id if debit else others[outside(draft)]
+        plan.credit = credit.id if credit else others[outside(draft)]
+        (plan.transfer,) = posting.book_transfer(
+            debit=plan.debit,
+            credit=plan.credit,
+            amount_minor=draft.amount.minor,
+            asset=asset,
+            reference=plan.id,
+            purpose=posting.BOOK_PURPOSES[plan.kind],
+            effective_at=draft.effective_at,
+        )
         return
-    _rail(draft.rail, unit.settings).check(draft.amount)
-    debtor = systems[receivable(draft.rail), asset]
+    rail_of(draft.rail, unit.settings).check(draft.amount)
+    debtor = others[receivable(draft.rail), asset]
     payer = credit if debit is None else debit
     assert payer is not None, "check_shape has seen to it"
     if credit is not None and credit.status != "active":  # the hold names the payer only
@@ -275,50 +176,6 @@ def _lay_out(
         reference=plan.id,
         expires_at=unit.now + timedelta(seconds=unit.settings.hold_ttl_s),
     )
-
-
-def _book(plan: _Plan, draft: Draft, asset: str) -> Transfer:
-    purposes = {Kind.DEPOSIT: Purpose.DEPOSIT, Kind.WITHDRAWAL: Purpose.WITHDRAWAL}
-    (transfer,) = posting.book_transfer(
-        debit=plan.debit,
-        credit=plan.credit,
-        amount_minor=draft.amount.minor,
-        asset=asset,
-        reference=plan.id,
-        purpose=purposes.get(plan.kind, Purpose.BOOK),
-        effective_at=draft.effective_at,
-    )
-    return transfer
-
-
-def _party(parties: dict[tuple[str, str], _Party], name: str | None, asset: str) -> _Party | None:
-    if name is None:
-        return None
-    party = parties.get((name, asset))
-    if party is None:
-        raise AccountNotFound(account=name)
-    if party.asset != asset:
-        raise WrongAsset(account=party.name, account_asset=party.asset, asset=asset)
-    return party
-
-
-_rails: dict[tuple[str, int], Psp] = {}
-
-
-def _rail(name: str, settings: Settings) -> Psp:
-    """The adapter of a rail, opened once. Raises UnknownRail or PspMisconfigured."""
-    key = (name, id(settings))
-    if key not in _rails:
-        _rails[key] = open_psp(name, settings)
-    return _rails[key]
-
-
-def _known(rail: str, settings: Settings) -> bool:
-    """True for the rail of a PSP that can be opened; the others are refused when their drafts are laid out."""
-    try:
-        return rail != BOOK and _rail(rail, settings) is not None
-    except Rejected:
-        return False
 
 
 async def _post(unit: Unit, plans: list[_Plan], *, partial: bool) -> None:

@@ -46,6 +46,11 @@ insert into transaction_history (transaction_id, from_status, to_status, at, act
 select id, step.was, coalesce(step.becomes, status), %(now)s, %(actor)s
   from new, (values (null, 'initialized'), ('initialized', null)) as step (was, becomes);
 
+-- :never_was   rows of this unit whose postings were refused
+with gone as (delete from transaction where id = any (%(ids)s::text[])),
+unsaid as (delete from event where correlation_id = any (%(ids)s::text[]) returning id)
+delete from outbox o using unsaid where o.event_id = unsaid.id;
+
 -- :select   transactions by id, with the names of their accounts
 select t.*, d.name as debit_name, c.name as credit_name
   from transaction t

@@ -1,0 +1,194 @@
+"""A draft is a transaction that is asked for: its accounts are looked up and its shape is checked before it is made."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import msgspec
+
+from pasys import ids
+from pasys.adapters import Psp, open_psp
+from pasys.config import Settings
+from pasys.db import Unit, queries
+from pasys.domain.account import receivable
+from pasys.domain.transaction import BOOK, Kind, Status, check_shape, infer_kind
+from pasys.errors import AccountNotFound, InvalidInput, Rejected, WrongAsset
+from pasys.money import Money
+from pasys.service import account
+
+SQL = queries("transaction")
+OPERATION = "transaction.create"
+_encode = msgspec.json.Encoder().encode
+
+
+class Draft(NamedTuple):
+    """What a caller asks for. Accounts are names or acc_ ids; `key` is the caller's idempotency key."""
+
+    amount: Money
+    rail: str = BOOK
+    kind: Kind | None = None
+    debit: str | None = None
+    credit: str | None = None
+    payment_method: str | None = None
+    effective_at: datetime | None = None
+    metadata: dict[str, Any] | None = None
+    key: str | None = None
+    batch_id: str | None = None
+
+    def fingerprint(self) -> bytes:
+        """The hash of the canonical body: what must be the same for the same key."""
+        body = (
+            self.amount.minor,
+            self.amount.asset,
+            self.rail,
+            self.kind,
+            self.debit,
+            self.credit,
+            self.payment_method,
+            self.effective_at,
+            sorted(self.metadata.items()) if self.metadata else [],
+        )
+        return hashlib.sha256(_encode(body)).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class Created:
+    """The answer to one draft: a transaction, one that the same key made before, or the rule that refused."""
+
+    transaction_id: str | None
+    status: Status | None
+    replayed: bool = False
+    refusal: Rejected | None = None
+
+
+@dataclass(slots=True)
+class Turn:
+    """The place of a batch among several that one caller creates at a time, in order.
+
+    Each claims its keys, and the system's accounts that it opens, once the one before it has claimed its own; it posts
+    once that one has committed. So nobody waits for a lock of a later one, which waits for him.
+    """
+
+    before: Turn | None = None
+    claimed: asyncio.Event = field(default_factory=asyncio.Event)
+    committed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def claim(self) -> None:
+        if self.before is not None:
+            await self.before.claimed.wait()
+
+    async def post(self) -> None:
+        if self.before is not None:
+            await self.before.committed.wait()
+            self.before = None  # or all of them would be kept
+
+
+@dataclass(frozen=True, slots=True)
+class Party:
+    id: int
+    name: str
+    asset: str
+    type: str
+    status: str
+    payment_method: str | None
+
+
+Parties = Mapping[tuple[str, str], Party]  # by name or public id, and asset
+Systems = Mapping[tuple[str, str], int]
+
+
+async def parties(unit: Unit, drafts: Sequence[Draft]) -> dict[tuple[str, str], Party]:
+    """The accounts that the drafts name, by (name or id, asset)."""
+    wanted = {(name, d.amount.asset) for d in drafts for name in (d.debit, d.credit) if name is not None}
+    numbers = {name: ids.account_number(name) for name, _ in wanted if name.startswith("acc_")}
+    named = [(name, asset) for name, asset in wanted if numbers.get(name) is None]
+    rows = await unit.rows(
+        SQL["accounts"],
+        names=[name for name, _ in named],
+        assets=[asset for _, asset in named],
+        numbers=[number for number in numbers.values() if number is not None],
+    )
+    found = {(row.name, row.asset): Party(*row) for row in rows}
+    by_number = {party.id: party for party in found.values()}
+    for name, asset in wanted:
+        party = by_number.get(numbers.get(name) or 0)
+        if party is not None:
+            found[name, asset] = party
+    for name, asset in wanted - found.keys():  # rare: say whether it exists in another asset
+        if len(drafts) == 1:
+            await account.find(unit, name, asset)
+    return found
+
+
+async def systems(unit: Unit, drafts: Sequence[Draft]) -> dict[tuple[str, str], int]:
+    """The system accounts on the other side: PSP receivables, and the world outside for deposits and withdrawals."""
+    shapes = {(d.rail, d.kind, d.debit is None, d.credit is None, d.amount.asset) for d in drafts}
+    wanted: set[tuple[str, str]] = set()
+    for rail, kind, no_payer, no_payee, asset in shapes:
+        if rail == BOOK and (no_payer or kind is Kind.DEPOSIT):
+            wanted.add(("external:deposits", asset))
+        elif rail == BOOK and (no_payee or kind is Kind.WITHDRAWAL):
+            wanted.add(("external:withdrawals", asset))
+        elif _known(rail, unit.settings):
+            wanted.add((receivable(rail), asset))
+    return {key: await account.system(unit, *key) for key in sorted(wanted)}
+
+
+def sides(draft: Draft, found: Parties) -> tuple[Kind, Party | None, Party | None]:
+    """A draft's kind, who pays and who receives. Raises the rule that refuses it."""
+    asset = draft.amount.asset
+    if draft.amount.minor < 1:
+        raise InvalidInput(field="amount", reason=f"{draft.amount} is not positive")
+    debit, credit = (_party(found, name, asset) for name in (draft.debit, draft.credit))
+    kind = _kind(draft.kind, debit.type if debit else None, credit.type if credit else None, draft.rail)
+    if debit is not None and credit is not None and debit.id == credit.id:
+        raise InvalidInput(field="to", reason=f"{credit.name} is the account that pays")
+    return kind, debit, credit
+
+
+@lru_cache(1_000)
+def _kind(said: Kind | None, debit_type: str | None, credit_type: str | None, rail: str) -> Kind:
+    kind = said or infer_kind(debit_type=debit_type, credit_type=credit_type, rail=rail)
+    check_shape(kind, debit=debit_type is not None, credit=credit_type is not None, rail=rail)
+    return kind
+
+
+def outside(draft: Draft) -> tuple[str, str]:
+    """The account of the world outside on the other side of a deposit or a withdrawal by book, by name and asset."""
+    return "external:deposits" if draft.debit is None else "external:withdrawals", draft.amount.asset
+
+
+def _party(found: Parties, name: str | None, asset: str) -> Party | None:
+    if name is None:
+        return None
+    party = found.get((name, asset))
+    if party is None:
+        raise AccountNotFound(account=name)
+    if party.asset != asset:
+        raise WrongAsset(account=party.name, account_asset=party.asset, asset=asset)
+    return party
+
+
+_rails: dict[tuple[str, int], Psp] = {}
+
+
+def rail_of(name: str, settings: Settings) -> Psp:
+    """The adapter of a rail, opened once. Raises UnknownRail or PspMisconfigured."""
+    key = (name, id(settings))
+    if key not in _rails:
+        _rails[key] = open_psp(name, settings)
+    return _rails[key]
+
+
+def _known(rail: str, settings: Settings) -> bool:
+    """True for the rail of a PSP that can be opened; the others are refused when their drafts are laid out."""
+    try:
+        return rail != BOOK and rail_of(rail, settings) is not None
+    except Rejected:
+        return False

@@ -1,0 +1,140 @@
+"""Book transactions that are created as columns are the same as those that are created one object at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from pasys.config import Settings
+from pasys.db import Database
+from pasys.money import Money
+from pasys.service import account, ledger, transaction
+from pasys.service.transaction import Created, Draft, Turn
+
+Spaces = Callable[[], AbstractContextManager[Settings]]
+NAMES = ["ada", "ada", "ada", "ben", "ben", "shop", "shop", "ice", "gone", "nobody", None]
+THEN = datetime(2026, 3, 1, tzinfo=UTC)
+
+
+def drafts(seed: int, count: int) -> list[Draft]:
+    """Deposits, payments, transfers and withdrawals, many of which some rule refuses, and keys that come again."""
+    random_ = random.Random(seed)
+    made = [Draft(Money(500, asset), credit=name) for asset in ("USD", "JPY") for name in ("ada", "ben")]
+    while len(made) < count:
+        draft = Draft(
+            amount=Money(random_.choice([1, 1, 3, 7, 60, 400, 0]), random_.choice(["USD", "USD", "USD", "JPY", "EUR"])),
+            kind=random_.choice([None] * 12 + transaction_kinds()),
+            debit=random_.choice(NAMES),
+            credit=random_.choice(NAMES),
+            effective_at=random_.choice([None, None, THEN]),
+            metadata=random_.choice([None, None, {"note": 'a "b" \\ ü'}]),
+            key=random_.choice([None, *[f"k{random_.randrange(40)}"] * 6, "", "k\0"]),
+            batch_id="imp_1",
+        )
+        made += [draft, draft._replace(amount=Money(9, "USD"))] if random_.random() < 0.05 else [draft]
+    return made
+
+
+def transaction_kinds() -> list[Any]:
+    from pasys.domain.transaction import Kind
+
+    return list(Kind)
+
+
+def said(answer: Created, ids: dict[str, str]) -> tuple[Any, ...]:
+    """An answer without what differs from run to run."""
+    refusal = answer.refusal and (answer.refusal.code, {**answer.refusal.facts, "transfer_id": "", "entity_id": ""})
+    return ids.get(answer.transaction_id or ""), answer.status, answer.replayed, refusal
+
+
+TRANSACTIONS = """
+select t.id, t.kind, t.rail, t.status, t.asset, t.amount_minor, d.name as debit, c.name as credit, t.batch_id, t.actor,
+       t.metadata, nullif(t.effective_at, t.created_at) as effective_at, t.final_at = t.created_at as at_once,
+       array(select (j.debit, j.credit, j.amount, j.code, j.result) = (t.debit_account, t.credit_account,
+                                                                        t.amount_minor, j.code, 0)
+                 and j.reference = t.id from transfer j where j.id = any (t.transfer_ids)) as posted,
+       array(select row(coalesce(h.from_status, '-'), h.to_status, h.at = t.created_at, h.actor)::text
+               from transaction_history h where h.transaction_id = t.id order by 1) as history,
+       array(select (convert_from(e.body, 'utf8')::jsonb - '{id,time,correlation_id}'::text[])
+                     #- '{data,transaction_id}'::text[]
+               from event e join outbox o on o.event_id = e.id where e.correlation_id = t.id) as events
+  from transaction t join account d on d.id = t.debit_account join account c on c.id = t.credit_account order by t.id
+"""
+
+
+async def world(settings: Settings, batches: list[list[Draft]]) -> list[Any]:
+    """What is answered and what is stored, ids replaced by the order of their rows."""
+    db = Database(settings)
+    try:
+        async with db.unit() as unit:
+            for name, kind in (("ada", "customer"), ("ben", "customer"), ("shop", "merchant"), ("ice", "customer")):
+                for asset in ("USD", "JPY"):
+                    await account.open(unit, name=name, type=kind, asset=asset)
+            await account.open(unit, name="gone", type="customer", asset="USD")
+            await account.freeze(unit, "ice", "USD")
+            await account.close(unit, "gone", "USD")
+        answers: list[Created] = []
+        for batch in batches:
+            async with db.unit() as unit:
+                answers += await transaction.create_many(unit, batch, partial=True)
+        async with db.unit() as unit:
+            rows = await unit.rows(TRANSACTIONS)
+            ids = {row.id: f"#{n}" for n, row in enumerate(rows)}
+            keys = await unit.rows("select key, body_hash, entity_id from idempotency order by key")
+            left = await unit.rows(
+                "select (select count(*) from event) as events, (select count(*) from transaction_history) as moves,"
+                " count(*) as transfers, count(*) filter (where result = 0) as accepted from transfer"
+            )
+            assert (await ledger.verify(unit)).findings == []
+        stored = [(ids[row.id], *row[1:]) for row in rows]
+        taken = [(row.key, bytes(row.body_hash), ids[row.entity_id]) for row in keys]
+        return [[said(one, ids) for one in answers], stored, taken, [tuple(row) for row in left]]
+    finally:
+        await db.close()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_columns_and_objects_are_the_same(seed: int, spaces: Spaces, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same answers, rows, postings, histories, announcements and keys, refusals and replays among them."""
+    batches = [drafts(seed, 120), drafts(seed, 60) + drafts(seed + 100, 60)]
+    found = []
+    for book_from in (1, 10**9):
+        monkeypatch.setattr(transaction, "BOOK_FROM", book_from)
+        monkeypatch.setattr("pasys.db.COPY_FROM", book_from)
+        with spaces() as settings:
+            found.append(asyncio.run(world(settings, batches)))
+    for one, other in zip(*found, strict=True):
+        assert one == other
+    rules = {refusal[0] for *_, refusal in found[0][0] if refusal}
+    assert {"account_not_found", "transfer_refused", "idempotency_mismatch", "invalid_input"} <= rules
+    assert len(found[0][1]) > 20 and any(replayed for _, _, replayed, _ in found[0][0])
+
+
+async def test_batches_that_share_keys_in_opposite_order_do_not_wait_for_each_other(db: Database) -> None:
+    """Two callers create two batches each, at a time; what one has first the other has second. All of them end."""
+    async with db.unit() as unit:
+        await account.open(unit, name="ada", type="customer", asset="USD")
+
+    async def caller(order: tuple[str, str]) -> list[Created]:
+        async def one(key: str, turn: Turn) -> list[Created]:
+            async with db.unit() as unit:
+                draft = Draft(Money(1, "USD"), credit="ada", key=key)
+                made = await transaction.create_many(unit, [draft], partial=True, turn=turn)
+            turn.committed.set()
+            return made
+
+        first = Turn()
+        batches = await asyncio.gather(one(order[1], Turn(first)), one(order[0], first))
+        return [made for batch in batches for made in batch]
+
+    for n in range(20):
+        keys = f"{n}a", f"{n}b"
+        async with asyncio.timeout(20):
+            found = await asyncio.gather(caller(keys), caller((keys[1], keys[0])))
+        assert len({made.transaction_id for batch in found for made in batch}) == 2
