@@ -122,6 +122,17 @@ async def test_refused_rows_are_listed_and_the_others_stand(db: Database, tmp_pa
     assert (await imported(db, path)).refusals == outcome.refusals
 
 
+async def test_a_row_alone_in_its_chunk_is_refused_as_among_others(db: Database, tmp_path: Path) -> None:
+    """An unknown account, and one of another asset, end no run: the rows before and after stand, and it finishes."""
+    await imported(db, write(tmp_path / "f.csv", *FUNDED))
+    rows = ["a,transfer,ada,nobody,5,USD,,,", "b,transfer,ada,ben,5,EUR,,,", "c,transfer,ada,ben,5,USD,,,"]
+    for name, tail, size in (("one.csv", "", 1), ("many.csv", "x", 1_000)):
+        path = write(tmp_path / name, *(f"{tail}{row}" for row in rows))
+        outcome = await imported(db, path, open_accounts=False, batch_size=size)
+        assert [(no.line, no.rule) for no in outcome.refusals] == [(2, "account_not_found"), (3, "account_not_found")]
+        assert (outcome.created, outcome.state) == (1, "finished")
+
+
 async def test_an_amount_that_a_psp_cannot_take_is_refused(db: Database, settings: Settings, tmp_path: Path) -> None:
     """1.005 KWD is a good amount, and Stripe cannot express it."""
     import msgspec

@@ -83,7 +83,8 @@ async def create_many(unit: Unit, drafts: Sequence[Draft], *, partial: bool, tur
     plans = [_Plan(draft, id) for draft, id in zip(drafts, named, strict=False)]
     await turn.claim()
     claimed = await _take_keys(unit, plans)
-    known, others = await parties(unit, drafts), await systems(unit, drafts)
+    known = await parties(unit, drafts, partial=partial)
+    others = await systems(unit, drafts)
     turn.claimed.set()
     for plan in plans:
         if plan.alive:

@@ -62,7 +62,8 @@ class _Book:
     async def create(self, turn: Turn) -> list[Created]:
         await turn.claim()
         await self._take_keys()
-        known, others = await parties(self._unit, self._drafts), await systems(self._unit, self._drafts)
+        known = await parties(self._unit, self._drafts, partial=True)
+        others = await systems(self._unit, self._drafts)
         turn.claimed.set()
         parts = self._lay_out(known, others)
         transfers = {asset: self._transfers(asset, parts[asset]) for asset in sorted(parts)}

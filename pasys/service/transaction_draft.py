@@ -103,7 +103,7 @@ Parties = Mapping[tuple[str, str], Party]  # by name or public id, and asset
 Systems = Mapping[tuple[str, str], int]
 
 
-async def parties(unit: Unit, drafts: Sequence[Draft]) -> dict[tuple[str, str], Party]:
+async def parties(unit: Unit, drafts: Sequence[Draft], *, partial: bool) -> dict[tuple[str, str], Party]:
     """The accounts that the drafts name, by (name or id, asset)."""
     wanted = {(name, d.amount.asset) for d in drafts for name in (d.debit, d.credit) if name is not None}
     numbers = {name: ids.account_number(name) for name, _ in wanted if name.startswith("acc_")}
@@ -121,7 +121,7 @@ async def parties(unit: Unit, drafts: Sequence[Draft]) -> dict[tuple[str, str], 
         if party is not None:
             found[name, asset] = party
     for name, asset in wanted - found.keys():  # rare: say whether it exists in another asset
-        if len(drafts) == 1:
+        if len(drafts) == 1 and not partial:
             await account.find(unit, name, asset)
     return found
 
