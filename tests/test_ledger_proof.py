@@ -57,6 +57,7 @@ def kept(made: list[Checkpoint]) -> dict[str, dict[int, bytes]]:
 
 # Tampering -----------------------------------------------------------------------------------------------------------
 
+FLIPPED = "encode(set_byte(uuid_send({0}), 15, get_byte(uuid_send({0}), 15) # 1), 'hex')::uuid"
 COLUMNS = {
     "seq": "seq + 100000", "debit": "debit + 1", "credit": "credit + 1", "amount": "amount + 1",
     "code": "code # 1::int2",
@@ -66,9 +67,9 @@ COLUMNS = {
     "recorded_at": "recorded_at - interval '1 microsecond'",
     "expires_at": "coalesce(expires_at, '2026-01-01') + interval '1 microsecond'",
     "seal": "seal # (1::int8 << 40)", "reference": "coalesce(reference, '') || ' '",
-    "id": "encode(set_byte(uuid_send(id), 15, get_byte(uuid_send(id), 15) # 1), 'hex')::uuid",
-    "pending_id": "coalesce(encode(set_byte(uuid_send(pending_id), 3, 7), 'hex')::uuid, gen_random_uuid())",
-    "corrects": "coalesce(corrects, gen_random_uuid())",
+    "id": FLIPPED.format("id"),
+    "pending_id": f"coalesce({FLIPPED.format('pending_id')}, gen_random_uuid())",
+    "corrects": f"coalesce({FLIPPED.format('corrects')}, gen_random_uuid())",
 }  # fmt: skip
 
 
