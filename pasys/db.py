@@ -48,6 +48,7 @@ insert into outbox (event_id, claimed_until)
 select id, clock_timestamp() + make_interval(secs => %(claim_s)s::float8) from announced
 """
 COPY_FROM = 500  # events: below, one statement is cheaper than the turns of COPY
+ANNOUNCED_AT_ONCE = 10_000  # by one statement: PostgreSQL takes no value of a gigabyte
 CLAIM_S = 2.0  # how long a worker's own announcements are left to it before any relay takes them
 
 
@@ -138,10 +139,14 @@ class Unit:
     async def write_outbox(self, *, relayed: bool) -> None:
         """Write what was emitted and is not written yet. Called before the commit, whatever was written earlier."""
         emitted, self._emitted = self._emitted, []
-        if not emitted:
-            return
-        fresh = ids.many("evt", len(emitted)) if len(emitted) > 1 else [ids.new("evt")]
-        correlations = [correlation_of(event) for event in emitted]
+        for part in chunks(emitted, ANNOUNCED_AT_ONCE):
+            await self._announce(part, relayed=relayed)
+        if emitted and not relayed:
+            await self.rows("select pg_notify(%(channel)s, '')", channel=OUTBOX_CHANNEL)
+
+    async def _announce(self, events: Sequence[Event], *, relayed: bool) -> None:
+        fresh = ids.many("evt", len(events)) if len(events) > 1 else [ids.new("evt")]
+        correlations = [correlation_of(event) for event in events]
         bodies = [
             encode(
                 event,
@@ -151,26 +156,24 @@ class Unit:
                 causation_id=self.causes.get(correlation_id),
                 actor=self.actor,
             )
-            for event, event_id, correlation_id in zip(emitted, fresh, correlations, strict=True)
+            for event, event_id, correlation_id in zip(events, fresh, correlations, strict=True)
         ]
         columns = {
             "id": fresh,
-            "subject": [event.subject for event in emitted],
-            "asset": [event.asset for event in emitted],
-            "entity_id": [event.entity_id for event in emitted],
+            "subject": [event.subject for event in events],
+            "asset": [event.asset for event in events],
+            "entity_id": [event.entity_id for event in events],
             "correlation_id": correlations,
             "body": bodies,
         }
         if relayed:
             said = zip(fresh, columns["subject"], columns["asset"], bodies, strict=True)
             self.announcements += [Announcement(id, f"{subject}.{asset}", body) for id, subject, asset, body in said]
-        elif len(fresh) >= COPY_FROM:
-            await self.copy("event", len(fresh), **columns, at=self.now)
-            await self.copy("outbox", len(fresh), event_id=fresh)
         if relayed or len(fresh) < COPY_FROM:
             await self.rows(_ANNOUNCE, **columns, now=self.now, claim_s=CLAIM_S if relayed else None)
-        if not relayed:
-            await self.rows("select pg_notify(%(channel)s, '')", channel=OUTBOX_CHANNEL)
+        else:
+            await self.copy("event", len(fresh), **columns, at=self.now)
+            await self.copy("outbox", len(fresh), event_id=fresh)
 
 
 def array(items: list[Any]) -> str:

@@ -326,10 +326,12 @@ def undo(
     output: Output = TABLE,
 ) -> None:
     """Reverse every book transaction of an import, or none of them."""
+    from pasys.cli.import_report import bar
     from pasys.service import transaction_state
 
     confirm(f"Reverse every transaction of {batch}?", yes)
-    reversals = ask(lambda unit: transaction_state.undo(unit, batch))
+    with bar() as progress:
+        reversals = ask(lambda unit: transaction_state.undo(unit, batch, progress=progress))
     show({"batch": batch, "reversed": len(reversals), "reversals": reversals}, output, columns=["batch", "reversed"])
 
 

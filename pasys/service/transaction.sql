@@ -127,16 +127,17 @@ select entity_id, step, psp, asset, amount_minor, outcome, psp_reference, auth_c
   from attempt where transaction_id = %(id)s
  order by requested_at, entity_id, step;
 
--- :reversal_of   the transaction that reversed this one, if any
-select id from transaction where parent_id = %(id)s;
+-- :reversals_of   the transactions that reversed these, if any
+select parent_id, id from transaction where parent_id = any (%(ids)s::text[]);
 
--- :insert_reversal   the mirror image of a book transaction; its accounts are the original's, exchanged
+-- :insert_reversals   the mirror images of book transactions; their accounts are the originals', exchanged
 with new as (
     insert into transaction (id, kind, rail, status, asset, amount_minor, debit_account, credit_account, parent_id,
                              batch_id, actor, reason, transfer_ids, effective_at, created_at, final_at)
-    select %(id)s, kind, rail, 'succeeded', asset, amount_minor, credit_account, debit_account, id,
-           batch_id, %(actor)s, %(reason)s, array[%(transfer_id)s::uuid], %(now)s, %(now)s, %(now)s
-      from transaction where id = %(parent_id)s
+    select r.id, t.kind, t.rail, 'succeeded', t.asset, t.amount_minor, t.credit_account, t.debit_account, t.id,
+           t.batch_id, %(actor)s, %(reason)s, array[r.transfer_id], %(now)s, %(now)s, %(now)s
+      from unnest(%(ids)s::text[], %(parents)s::text[], %(transfers)s::uuid[]) as r (id, parent_id, transfer_id)
+      join transaction t on t.id = r.parent_id
     returning id)
 insert into transaction_history (transaction_id, from_status, to_status, at, reason, actor)
 select id, step.was, step.becomes, %(now)s, %(reason)s, %(actor)s

@@ -5,13 +5,13 @@ Everything that changes an existing transaction goes through `lock` and `move`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
 from pasys import ids
-from pasys.db import Unit, queries
+from pasys.db import Unit, chunks, queries
 from pasys.domain import posting
 from pasys.domain.ledger import Hold, Purpose, Transfer
 from pasys.domain.transaction import BOOK, Status, check_move
@@ -20,6 +20,7 @@ from pasys.events import TransactionCancelled, TransactionSucceeded
 from pasys.service import ledger
 
 SQL = queries("transaction")
+UNDO_AT_ONCE = 5_000
 
 
 @dataclass(slots=True)
@@ -118,16 +119,69 @@ async def release(unit: Unit, rows: Sequence[Any]) -> dict[str, list[UUID]]:
 
 async def reverse(unit: Unit, transaction_id: str, *, reason: str | None = None) -> str:
     """Undo a book transaction by its mirror image; the reversal's id. Raises NotReversible or AlreadyReversed."""
-    row = await one(unit, transaction_id)
+    (reversal_id,) = await _reverse(unit, [await one(unit, transaction_id)], reason=reason)
+    return reversal_id
+
+
+async def undo(unit: Unit, batch_id: str, *, progress: Callable[[str, int, int], None] = lambda *_: None) -> list[str]:
+    """Reverse every transaction of an import, or none; the reversals' ids. Raises the first refusal.
+
+    `progress` is told what is being done, how many are, and how many there are.
+    """
+    rows = await unit.rows(SQL["batch"], batch_id=batch_id)
+    if not rows:
+        raise TransactionNotFound(transaction_id=batch_id)
+    for part in chunks(sorted(row.id for row in rows), UNDO_AT_ONCE):  # all, before the first posting locks the asset
+        await unit.rows(SQL["lock"], ids=list(part))
+    reversals: list[str] = []
+    left = [row.id for row in rows if not row.reversed]
+    for part in chunks(left, UNDO_AT_ONCE):
+        found = {row.id: row for row in await unit.rows(SQL["locked"], ids=list(part))}
+        reversals += await _reverse(unit, [found[id] for id in part], reason=f"undo of {batch_id}")
+        progress("reversing", len(reversals), len(left))
+    return reversals
+
+
+async def _reverse(unit: Unit, rows: Sequence[Any], *, reason: str | None) -> list[str]:
+    """Post the mirror images of locked transactions, in this order; the reversals' ids."""
+    earlier = await unit.rows(SQL["reversals_of"], ids=[row.id for row in rows])
+    reversed_by = {row.parent_id: row.id for row in earlier}
+    for row in rows:
+        _check_reversible(row, reversed_by.get(row.id))
+    reversal_ids = ids.many("tx", len(rows))
+    transfers = [_mirror(row, reversal_id) for row, reversal_id in zip(rows, reversal_ids, strict=True)]
+    await ledger.post(unit, transfers)
+    await unit.rows(
+        SQL["insert_reversals"],
+        ids=reversal_ids,
+        parents=[row.id for row in rows],
+        transfers=[transfer.id for transfer in transfers],
+        now=unit.now,
+        actor=unit.actor,
+        reason=reason,
+    )
+    unit.emit(
+        *(
+            TransactionSucceeded(
+                transaction_id=reversal_id, kind=row.kind, rail=BOOK, amount_minor=row.amount_minor, asset=row.asset
+            )
+            for row, reversal_id in zip(rows, reversal_ids, strict=True)
+        )
+    )
+    return reversal_ids
+
+
+def _check_reversible(row: Any, reversed_by: str | None) -> None:
     if row.rail != BOOK:
-        raise NotReversible(transaction_id=transaction_id, reason=f"it went by {row.rail}")
+        raise NotReversible(transaction_id=row.id, reason=f"it went by {row.rail}")
     if row.parent_id is not None:
-        raise NotReversible(transaction_id=transaction_id, reason=f"it is itself the reversal of {row.parent_id}")
-    earlier = await unit.row(SQL["reversal_of"], id=transaction_id)
-    if earlier is not None:
-        raise AlreadyReversed(transaction_id=transaction_id, reversal_id=earlier.id)
-    reversal_id = ids.new("tx")
-    transfer = Transfer(
+        raise NotReversible(transaction_id=row.id, reason=f"it is itself the reversal of {row.parent_id}")
+    if reversed_by is not None:
+        raise AlreadyReversed(transaction_id=row.id, reversal_id=reversed_by)
+
+
+def _mirror(row: Any, reversal_id: str) -> Transfer:
+    return Transfer(
         debit=row.credit_account,
         credit=row.debit_account,
         amount_minor=row.amount_minor,
@@ -136,28 +190,3 @@ async def reverse(unit: Unit, transaction_id: str, *, reason: str | None = None)
         corrects=row.transfer_ids[0],
         reference=reversal_id,
     )
-    await ledger.post(unit, [transfer])
-    await unit.rows(
-        SQL["insert_reversal"],
-        id=reversal_id,
-        parent_id=transaction_id,
-        transfer_id=transfer.id,
-        now=unit.now,
-        actor=unit.actor,
-        reason=reason,
-    )
-    unit.emit(
-        TransactionSucceeded(
-            transaction_id=reversal_id, kind=row.kind, rail=BOOK, amount_minor=row.amount_minor, asset=row.asset
-        )
-    )
-    return reversal_id
-
-
-async def undo(unit: Unit, batch_id: str) -> list[str]:
-    """Reverse every transaction of an import, or none; the reversals' ids. Raises the first refusal."""
-    rows = await unit.rows(SQL["batch"], batch_id=batch_id)
-    if not rows:
-        raise TransactionNotFound(transaction_id=batch_id)
-    await lock(unit, [row.id for row in rows])  # all of them before the first posting locks the asset
-    return [await reverse(unit, row.id, reason=f"undo of {batch_id}") for row in rows if not row.reversed]
