@@ -1,11 +1,14 @@
-"""CSV files for import tests, and the check that comes before the database is asked for anything."""
+"""CSV files for import tests, the check that comes before the database is asked for anything, and the real command."""
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
 from pasys.cli.import_file import Options, Source, Survey, prepare
+from pasys.config import Settings
 
 HEADER = "key,kind,from,to,amount,asset,rail,payment_method,effective_at"
 FUNDED = ["f1,deposit,,ada,100.00,USD,,,", "f2,deposit,,ben,100.00,USD,,,"]
@@ -28,3 +31,12 @@ def chosen_of(chosen: dict[str, Any]) -> Options:
 def checked(path: Path) -> Survey:
     """A file, as the command checks it before it asks the database for anything."""
     return prepare(Source(path, delimiter=","), chosen_of({}), silent)
+
+
+def command(settings: Settings, *arguments: str) -> list[str]:
+    return [str(Path(sys.executable).with_name("pasys")), "--actor", "tester", "--home", settings.home, *arguments]
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    servers = {name.upper(): settings.require(name) for name in ("database_url", "nats_url", "redis_url")}
+    return {name: value for name, value in os.environ.items() if not name.startswith("PASYS_")} | servers

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import random
 import signal
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +19,7 @@ from pasys.errors import ImportRefused, ImportUnderWay, InvalidInput, InvalidRow
 from pasys.events import AccountOpened
 from pasys.money import Money
 from pasys.service import account, import_batch, ledger
-from tests.import_files import FUNDED, HEADER, chosen_of, silent, write
+from tests.import_files import FUNDED, HEADER, chosen_of, command, environment, silent, write
 from tests.support import balance_of, eventually
 
 
@@ -246,15 +244,6 @@ async def test_two_runs_of_one_file_do_not_do_a_row_twice(db: Database, tmp_path
     assert any(isinstance(one, Outcome) for one in found)
     assert all(isinstance(one, Outcome | ImportUnderWay) for one in found), found
     assert await balance_of(db, "ada") == Money(20_000, "USD")
-
-
-def command(settings: Settings, *arguments: str) -> list[str]:
-    return [str(Path(sys.executable).with_name("pasys")), "--actor", "tester", "--home", settings.home, *arguments]
-
-
-def environment(settings: Settings) -> dict[str, str]:
-    servers = {name.upper(): settings.require(name) for name in ("database_url", "nats_url", "redis_url")}
-    return {name: value for name, value in os.environ.items() if not name.startswith("PASYS_")} | servers
 
 
 async def test_a_killed_import_goes_on_without_loss_or_duplicate(

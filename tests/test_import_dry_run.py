@@ -277,8 +277,7 @@ def check(spaces: Spaces, folder: Path, *, examples: int, **how: Any) -> Counter
     async def within(found: Settings, case: Case) -> None:
         db = Database(found)
         try:
-            async with asyncio.timeout(30):
-                await compare(db, folder, case, seen)
+            await compare(db, folder, case, seen)
         finally:
             await db.close()
 
