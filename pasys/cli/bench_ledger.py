@@ -123,9 +123,9 @@ def run(options: Options, progress: Callable[[Measured], None]) -> Bench:
     no sense, BooksDoNotHold after a case that broke the books."""
     import uvloop
 
-    machine = _machine()  # before there is any load of ours
-    with _postgres(options.keep) as settings:
-        return uvloop.run(_run(settings, options, machine, progress))
+    hardware = machine()  # before there is any load of ours
+    with own_postgres(options.keep) as settings:
+        return uvloop.run(_run(settings, options, hardware, progress))
 
 
 async def _run(settings: Settings, options: Options, machine: str, progress: Callable[[Measured], None]) -> Bench:
@@ -299,7 +299,8 @@ def _ratios(found: list[Measured]) -> list[Ratio]:
 
 
 @contextlib.contextmanager
-def _postgres(keep: bool) -> Iterator[Settings]:
+def own_postgres(keep: bool) -> Iterator[Settings]:
+    """A durable embedded PostgreSQL at the newest revision, for the length of the block; `keep` leaves its home."""
     import msgspec
 
     from pasys import migration
@@ -317,7 +318,8 @@ def _postgres(keep: bool) -> Iterator[Settings]:
             shutil.rmtree(home, ignore_errors=True)
 
 
-def _machine() -> str:
+def machine() -> str:
+    """Cores, processor, Python and the load that others make."""
     model = platform.machine()
     with contextlib.suppress(OSError, StopIteration):
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
