@@ -162,7 +162,8 @@ async def test_same_id_is_posted_once(db: Database) -> None:
         (again,) = await ledger.post(unit, [transfer])
         assert again == replace(first, replayed=True)
         assert await posted(unit, bob) == 160
-    for other in ({"amount_minor": 61}, {"credit": 5}, {"reference": "tx_2"}, {"purpose": Purpose.FEE}):
+    others = ({"amount_minor": 61}, {"credit": 5}, {"reference": "tx_2"}, {"purpose": Purpose.FEE}, {"asset": "EUR"})
+    for other in others:
         with pytest.raises(TransferConflict):
             async with db.unit() as unit:
                 await ledger.post(unit, [replace(transfer, **other)])

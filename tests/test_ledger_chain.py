@@ -76,6 +76,18 @@ def test_the_format_is_fixed() -> None:
     assert last == by_hand and seals.tolist() == [int.from_bytes(by_hand[:8], "big", signed=True)]
 
 
+def test_each_hash_covers_the_one_before_it() -> None:
+    """In a batch without a reference, and in one with some: the hash of a row is over the row before it, too."""
+    for references in (None, [None, "tx_1", None]):
+        made = np.zeros(3, ledger_chain.ROW)
+        made["seq"] = [1, 2, 3]
+        _, last = ledger_chain.chain(ledger_chain.genesis("USD"), made, references)
+        by_hand = ledger_chain.genesis("USD")
+        for row, text in zip(made, references or [None] * 3, strict=True):
+            by_hand = sha256(by_hand + row.tobytes() + (text or "").encode()).digest()
+        assert last == by_hand
+
+
 def test_purposes_keep_their_numbers() -> None:
     """What is in the journal for ever is never renumbered, and what finishes is exactly the legs of begun things."""
     assert {p.name.lower(): int(p) for p in Purpose if p.finishing} == {
