@@ -25,6 +25,7 @@ from pasys.errors import (
     WrongAsset,
 )
 from pasys.ids import uuid7
+from pasys.money import MINOR_MAX
 from pasys.service import account, ledger
 from tests.ledger_batches import Batches
 from tests.ledger_kit import T0, compare, direct, hold_of, people, posted
@@ -167,6 +168,30 @@ async def test_same_id_is_posted_once(db: Database) -> None:
         with pytest.raises(TransferConflict):
             async with db.unit() as unit:
                 await ledger.post(unit, [replace(transfer, **other)])
+
+
+async def test_a_replay_in_a_chain_keeps_its_answer(unit: Unit) -> None:
+    """Where the order decides, a repeated transfer is not judged again by what the account has left."""
+    alice, bob = await people(unit, "alice", "bob", funds=100)
+    first = direct(alice, bob, 60)
+    await ledger.post(unit, [first])
+    batch = [replace(first, linked=True), direct(alice, bob, 30), direct(alice, bob, 30)]
+    answers = await ledger.post(unit, batch, refuse=False)
+    assert [a.result.rule for a in answers] == ["accepted", "accepted", "exceeds_credits"]
+    assert [a.replayed for a in answers] == [True, False, False]
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+async def test_no_sum_leaves_its_range(unit: Unit, at_once: bool) -> None:
+    """What an account without limits has sent stays a 64-bit number, and so does what it has received."""
+    names = ["external:deposits", "external:withdrawals", "bank:main"]
+    sender, receiver, third = (await account.system_many(unit, names, "USD")).values()
+    batch = [direct(sender, receiver, MINOR_MAX)]
+    batch += [direct(sender, third, 1), direct(third, receiver, 1), direct(receiver, sender, 1)]
+    answers = []
+    for part in [batch] if at_once else [[one] for one in batch]:
+        answers += await ledger.post(unit, part, refuse=False)
+    assert [a.result.rule for a in answers] == ["accepted", "exceeds_range", "exceeds_range", "accepted"]
 
 
 async def test_refused_in_a_unit_writes_nothing(db: Database) -> None:
