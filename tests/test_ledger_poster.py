@@ -186,6 +186,21 @@ async def test_an_id_that_another_asset_takes_is_one_callers_conflict(db: Databa
     assert [answer.seq for answer in answers] == [3, 0, 4]
 
 
+async def test_an_account_of_another_asset_stays_one(db: Database) -> None:
+    """However often a poster has met it: it takes nothing in this asset, and its own poster has it at once."""
+    async with db.unit() as unit:
+        alice, bob = await people(unit, "alice", "bob", funds=100)
+        (eve,) = await people(unit, "eve", funds=100, asset="EUR")
+    async with Poster(db) as poster:
+        for _ in range(3):
+            assert (await poster.post(direct(alice, eve, 1))).result is Result.WRONG_ASSET
+            assert (await poster.post(direct(eve, bob, 1))).result is Result.WRONG_ASSET
+            assert (await poster.post(direct(alice, bob, 1))).accepted
+    async with db.unit() as unit:
+        assert (await account.balance(unit, "eve"))[0].posted.minor == 100
+        assert (await ledger.verify(unit)).ok
+
+
 async def test_a_frozen_account_is_noticed(db: Database) -> None:
     """What a poster remembers does not outlive a change of the account's status or limits."""
     async with db.unit() as unit:
