@@ -78,6 +78,20 @@ async def test_a_poster_equals_the_model(
         assert await unit.value("select last_seq = projected_seq from asset where code = 'USD'")
 
 
+async def test_rows_are_swept_in_portions(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One sweep over the account rows after the other, a row with each batch: balances are exact after every batch."""
+    for name, value in (("LAG_FROM", 1), ("LAG_MAX", 10**9), ("LAG_S", 10**6), ("IDLE_S", 60.0)):
+        monkeypatch.setattr(ledger_poster, name, value)
+    oracle, numbers = await world(db)
+    batches, now = Batches(5, numbers, huge=0), datetime.now(UTC)
+    async with Poster(db) as poster:
+        for _ in range(30):
+            batch = batches.batch(8, now)
+            answers = ledger_poster.posted(await poster.post_many(Columns.of(batch)))
+            assert answers == [(int(r), again, seq) for r, again, seq in oracle.post(batch, now)]
+            await agree(db, oracle)
+
+
 async def test_two_posters_and_units_at_once(db: Database) -> None:
     """Two posters and units post to the same accounts at once; the oracle, in commit order, gives the same answers."""
     oracle, numbers = await world(db, users=20)
