@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -83,10 +84,10 @@ async def test_rows_are_swept_in_portions(db: Database, monkeypatch: pytest.Monk
     for name, value in (("LAG_FROM", 1), ("LAG_MAX", 10**9), ("LAG_S", 10**6), ("IDLE_S", 60.0)):
         monkeypatch.setattr(ledger_poster, name, value)
     oracle, numbers = await world(db)
-    batches, now = Batches(5, numbers, huge=0), datetime.now(UTC)
+    draw, now = random.Random(5), datetime.now(UTC)
     async with Poster(db) as poster:
         for _ in range(30):
-            batch = batches.batch(8, now)
+            batch = [direct(*draw.sample(numbers, 2), draw.randint(1, 9)) for _ in range(8)]
             answers = ledger_poster.posted(await poster.post_many(Columns.of(batch)))
             assert answers == [(int(r), again, seq) for r, again, seq in oracle.post(batch, now)]
             await agree(db, oracle)
