@@ -6,7 +6,7 @@ settlement.unknown -> doubt -> nothing
 fraud.flagged -> block -> analytics.recorded | refund.approved | refund.requested | transaction.flagged
 every 5 s -> expire -> analytics.recorded | transaction.failed
 every 10 s -> prune -> nothing
-every 5 s -> keep -> nothing
+every 2 s -> keep -> nothing
 every checkpoint_every_s -> checkpoint -> nothing
 """  # noqa: E501 - the picture is drawn by the code, a line for each handler
 
@@ -83,9 +83,9 @@ async def prune(unit: Unit) -> None:
     await event.prune(unit)
 
 
-@daemon.every(5)
+@daemon.every(2)
 async def keep(unit: Unit) -> None:
-    """The journal's next partitions are there before they are needed, and closed ones get their indexes."""
+    """The journal's next partition is there before it is needed, and closed ones get their indexes, a step a tick."""
     await ledger_partition.keep(unit)
 
 

@@ -20,6 +20,10 @@ from pasys.schema.ledger import transfer_key as transfer_key
 from pasys.schema.ledger import hold as hold
 from pasys.schema.ledger import checkpoint as checkpoint
 from pasys.schema.ledger import checkpoint_state as checkpoint_state
+from pasys.schema.archive import archive as archive
+from pasys.schema.archive import archive_account as archive_account
+from pasys.schema.archive import archive_answer as archive_answer
+from pasys.schema.archive import archive_transfer as archive_transfer
 from pasys.schema.money_path import transaction as transaction
 from pasys.schema.money_path import transaction_history as transaction_history
 from pasys.schema.money_path import idempotency as idempotency

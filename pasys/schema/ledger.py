@@ -38,10 +38,13 @@ asset = Table(
     Column("last_recorded_at", Time, nullable=False, server_default="-infinity"),
     Column("projected_seq", BigInteger, nullable=False, server_default="0"),
     Column("partitioned_seq", BigInteger, nullable=False, server_default="0"),
+    # Up to where the journal was archived: its first row here is the next.
+    Column("archived_seq", BigInteger, nullable=False, server_default="0"),
     CheckConstraint("decimals between 0 and 9", name="decimals"),
     one_of("kind", "fiat", "token"),
     CheckConstraint("length(last_hash) = 32", name="last_hash"),
     CheckConstraint("projected_seq between 0 and last_seq", name="projected"),
+    CheckConstraint("archived_seq between 0 and projected_seq", name="archived"),
     postgresql_with={"fillfactor": "10"},
 )
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pasys.db import Unit, queries
 
 SQL = queries("ledger_partition")
+INDEXES = 4  # of a closed partition, beside its key: ledger_partition_index
 _BOUNDS = re.compile(r"FROM \('(?P<asset>.+)', '(?P<first>\d+)'\) TO \('.+', '(?P<end>\d+)'\)")
 
 
@@ -35,23 +36,25 @@ async def partitions(unit: Unit) -> list[Partition]:
         assert bounds is not None, f"{row.name} is no partition of the journal"
         asset, last_seq = bounds["asset"].replace("''", "'"), int(bounds["end"]) - 1
         closed = last_seq <= row.heads.get(asset, 0)
-        found.append(Partition(row.name, asset, int(bounds["first"]), last_seq, closed, row.indexes == 2))
+        found.append(Partition(row.name, asset, int(bounds["first"]), last_seq, closed, row.indexes == INDEXES))
     return sorted(found, key=lambda one: (one.asset, one.first_seq))
 
 
 async def keep(unit: Unit) -> bool:
-    """Make the partitions that are missing ahead, and index one closed partition; True where there was anything to do.
+    """The next step of what the journal needs: a partition ahead, or an index of a closed one. False: it needs nothing.
 
-    Indexing locks only its partition, where nobody writes any more. Two keepers do not do the same work twice.
+    One step a unit, so call it again while it is true. A new partition takes the asset's lock, and an index only its
+    partition's, where nobody writes any more: the two must not come together, or posting would wait for the index. Two
+    keepers do not do the same work twice, and what one left undone the next one does.
     """
     if not await unit.value(SQL["keeper"]):
         return False
-    done = False
-    for row in await unit.rows(SQL["short"]):
-        await unit.rows(SQL["add"], asset=row.code)
-        done = True
+    asset = await unit.value(SQL["short"])
+    if asset is not None:
+        await unit.rows(SQL["add"], asset=asset)
+        return True
     for one in await partitions(unit):
         if one.closed and not one.indexed:
             await unit.rows(SQL["index"], leaf=one.name)
             return True
-    return done
+    return False
