@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pasys.cli.console import Noun, ask, show
+from pasys.cli.console import Noun, ask, say, show
 from pasys.cli.options import (
     TABLE,
     AccountName,
@@ -202,7 +202,8 @@ def balance(name: AccountName, at: At = None, by: Axis = By.EFFECTIVE, output: O
 @app.command(
     "statement",
     examples="pasys account statement shop --asset USD --from 30d\n"
-    "pasys account statement alice --from 2026-01-01 --to 2026-02-01 --json",
+    "pasys account statement alice --from 2026-01-01 --to 2026-02-01 --json\n"
+    "pasys account statement shop --limit 100 --after 4711",
 )
 def statement(
     name: AccountName,
@@ -214,6 +215,9 @@ def statement(
         str | None, typer.Option("--to", "--until", metavar="TIME", help="Up to here, without it.")
     ] = None,
     by: Axis = By.EFFECTIVE,
+    after: Annotated[
+        int | None, typer.Option("--after", min=1, metavar="SEQ", help="The page behind this row: `next` of the last.")
+    ] = None,
     limit: Limit = 1_000,
     output: Output = TABLE,
 ) -> None:
@@ -227,10 +231,14 @@ def statement(
         from pasys.service import account, ledger_history
 
         found = await account.find(unit, name, asset)
-        return await ledger_history.statement(unit, found.number, since=start, until=end, by=by.value, limit=limit)
+        return await ledger_history.statement(
+            unit, found.number, since=start, until=end, by=by.value, limit=limit, after=after
+        )
 
     found = ask(question)
     if output is Format.CSV:
         show(found.lines, output, name="lines")
     else:
         show(found, output)
+    if found.truncated and output in (Format.TABLE, Format.CSV):
+        say(f"There is more: --after {found.next}")

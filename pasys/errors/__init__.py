@@ -54,10 +54,15 @@ from pasys.errors.ledger import AccountExists as AccountExists
 from pasys.errors.ledger import AccountFrozen as AccountFrozen
 from pasys.errors.ledger import AccountNotEmpty as AccountNotEmpty
 from pasys.errors.ledger import AccountNotFound as AccountNotFound
+from pasys.errors.ledger import ArchiveBroken as ArchiveBroken
+from pasys.errors.ledger import ArchiveOutOfOrder as ArchiveOutOfOrder
 from pasys.errors.ledger import BooksDoNotHold as BooksDoNotHold
+from pasys.errors.ledger import HistoryArchived as HistoryArchived
 from pasys.errors.ledger import HistoryMissing as HistoryMissing
+from pasys.errors.ledger import HoldsOpen as HoldsOpen
 from pasys.errors.ledger import HoldUnusable as HoldUnusable
 from pasys.errors.ledger import InsufficientFunds as InsufficientFunds
+from pasys.errors.ledger import JournalBusy as JournalBusy
 from pasys.errors.ledger import LimitExceeded as LimitExceeded
 from pasys.errors.ledger import SigningKeyUnusable as SigningKeyUnusable
 from pasys.errors.ledger import TransferConflict as TransferConflict

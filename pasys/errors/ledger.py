@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pasys.errors.base import Conflict, Integrity, Invalid, NotFound, Refused
+from pasys.errors.base import Conflict, Integrity, Invalid, NotFound, Refused, Unavailable
 
 # Accounts ------------------------------------------------------------------------------------------------------------
 
@@ -80,3 +80,34 @@ class SigningKeyUnusable(Invalid):
 class HistoryMissing(NotFound):
     says = "there is no history for {account} at {at}"
     fix = "Ask for a later time."
+
+
+class HistoryArchived(HistoryMissing):
+    says = "the history of {account} at {at} is in the archive {file}"
+    fix = "Ask for a later time, or bring it back: `pasys ledger archive --restore {file}`."
+
+
+# The archive ---------------------------------------------------------------------------------------------------------
+
+
+class HoldsOpen(Refused):
+    says = (
+        "transfers {first_seq} to {last_seq} of {asset} cannot be archived: {holds} of their holds are open,"
+        " the first is {hold_id} ({reference})"
+    )
+    fix = "Let it be settled, cancelled or voided first: `pasys trace {hold_id}` shows whose it is."
+
+
+class ArchiveBroken(Integrity):
+    says = "{file} is not a whole archive: {reason}"
+    fix = "Take another copy of it. Nothing was dropped from, or brought back to, the journal."
+
+
+class ArchiveOutOfOrder(Conflict):
+    says = "{file} cannot be brought back now: {reason}"
+    fix = "`pasys ledger archive --list` shows the order; the last one comes back first."
+
+
+class JournalBusy(Unavailable):
+    says = "the journal of {asset} could not be changed: somebody else was at it all the time"
+    fix = "Ask again: a long report or verification must end first. What is written so far is kept."

@@ -27,10 +27,10 @@ select ledger_lock(%(code)s)
 select ledger_project(%(code)s)
 
 -- :earlier
--- What the journal has under these ids.
-select t.id, t.asset, t.seq, t.debit, t.credit, t.amount, t.kind, t.code, t.result, t.pending_id, t.corrects,
-       t.effective_at, t.reference
-  from transfer_key k join transfer t on t.asset = k.asset and t.seq = k.seq
+-- What the journal has under these ids; of rows that are archived, what they have left behind.
+select k.id, k.asset, k.seq, t.debit, t.credit, t.amount, t.kind, t.code, t.result, t.pending_id, t.corrects,
+       t.effective_at, t.reference, case when t.id is null then ledger_archived_answer(k.asset, k.seq) end as answer
+  from transfer_key k left join transfer t on t.asset = k.asset and t.seq = k.seq
  where k.id = any (%(ids)s)
 
 -- :ensure_asset
@@ -64,10 +64,21 @@ select t.*, d.name as debit_name, c.name as credit_name
 
 -- :transfers_by_id
 select t.*, d.name as debit_name, c.name as credit_name
-  from transfer_key k join transfer t on t.asset = k.asset and t.seq = k.seq
+  from transfer_key k join transfer_known t on t.asset = k.asset and t.seq = k.seq
        left join account d on d.id = t.debit left join account c on c.id = t.credit
  where k.id = any (%(ids)s)
  order by t.asset, t.seq
+
+-- :archived_by_id
+-- Which of these ids stand for rows that are archived, and in which file each is.
+select k.id, k.asset, k.seq, r.file
+  from transfer_key k join asset a on a.code = k.asset and k.seq <= a.archived_seq
+       join lateral (select file from archive
+                      where asset = k.asset and first_seq <= k.seq and last_seq >= k.seq and action = 'archived'
+                      order by at desc limit 1) r on true
+ where k.id = any (%(ids)s)
+   and not exists (select from archive_transfer t where t.asset = k.asset and t.seq = k.seq)
+ order by k.asset, k.seq
 
 -- :holds
 select id, asset, debit, credit, amount, expires_at, reference from hold where id = any (%(ids)s)
@@ -82,102 +93,13 @@ select id, asset, debit, credit, amount, expires_at, reference from hold
 select id, name, asset, type, debits_pending, debits_posted, credits_pending, credits_posted, opened_at
   from account_now where id = any (%(numbers)s)
 
--- :balance_at
--- The running balance of the account's last row at a time. By the time that counts, the few rows that were recorded before
--- and count later are taken off, and those that were recorded later and count before are put on.
-with bound as (select ledger_seq_at(%(asset)s, %(at)s) as seq),
-last_row as (
-    select balance from (
-        (select seq, debit_balance as balance from transfer
-          where asset = %(asset)s and debit = %(account)s and result = 0 and seq <= (select seq from bound)
-          order by seq desc limit 1)
-        union all
-        (select seq, credit_balance from transfer
-          where asset = %(asset)s and credit = %(account)s and result = 0 and seq <= (select seq from bound)
-          order by seq desc limit 1)) side
-     order by seq desc limit 1),
-dated as (
-    select seq, effective_at, -amount as change from transfer
-     where debit = %(account)s and asset = %(asset)s and effective_at <> recorded_at and result = 0 and kind in (0, 2)
-       and %(by)s = 'effective'
-    union all
-    select seq, effective_at, amount from transfer
-     where credit = %(account)s and asset = %(asset)s and effective_at <> recorded_at and result = 0 and kind in (0, 2)
-       and %(by)s = 'effective')
-select coalesce((select balance from last_row), 0)
-     + coalesce((select sum(case when seq <= (select seq from bound) then -change else change end) from dated
-                  where (seq <= (select seq from bound)) = (effective_at > %(at)s)), 0)::int8 as balance,
-       exists (select from last_row) or exists (select from dated where effective_at <= %(at)s) as found
-
--- :statement
-select entry.*, a.name as counterparty
-  from (select seq, id, code, reference, effective_at, recorded_at, credit as other, -amount as change,
-               case when %(by)s = 'effective' then effective_at else recorded_at end as at
-          from transfer where asset = %(asset)s and debit = %(account)s and result = 0 and kind in (0, 2)
-        union all
-        select seq, id, code, reference, effective_at, recorded_at, debit, amount,
-               case when %(by)s = 'effective' then effective_at else recorded_at end
-          from transfer where asset = %(asset)s and credit = %(account)s and result = 0 and kind in (0, 2)) entry
-  left join account a on a.id = entry.other
- where (%(since)s::timestamptz is null or at >= %(since)s) and (%(until)s::timestamptz is null or at < %(until)s)
- order by at, seq limit %(limit)s
-
--- :trial_balance
--- System accounts by name, all others by type.
-select asset, type, case when type = 'system' then name end as name, case when type = 'system' then min(id) end as id,
-       count(*) as accounts, sum(debits_posted)::text as debits, sum(credits_posted)::text as credits
-  from account_now
- group by 1, 2, 3
- order by 1, 2, 3
-
--- :trial_balance_at
--- The same at a time: what counts later is taken off what stands there now.
-with bound as (select code, ledger_seq_at(code, %(at)s) as seq from asset),
-later as (
-    select t.debit, t.credit, t.amount from bound b join transfer t on t.asset = b.code and t.seq > b.seq
-     where t.result = 0 and t.kind in (0, 2) and (%(by)s = 'recorded' or t.effective_at > %(at)s)
-    union all
-    select t.debit, t.credit, t.amount from bound b join transfer t on t.asset = b.code and t.seq <= b.seq
-     where t.result = 0 and t.kind in (0, 2) and t.effective_at <> t.recorded_at and t.effective_at > %(at)s
-       and %(by)s = 'effective'),
-off as (
-    select account, sum(debits) as debits, sum(credits) as credits
-      from (select debit as account, amount as debits, 0 as credits from later
-            union all select credit, 0, amount from later) side
-     group by account)
-select a.asset, a.type, case when a.type = 'system' then a.name end as name,
-       case when a.type = 'system' then min(a.id) end as id, count(*) as accounts,
-       sum(a.debits_posted - coalesce(o.debits, 0))::text as debits,
-       sum(a.credits_posted - coalesce(o.credits, 0))::text as credits
-  from account_now a left join off o on o.account = a.id
- where a.opened_at <= %(at)s or a.version > 0
- group by 1, 2, 3
- order by 1, 2, 3
-
--- :open_since
--- When the account last left zero: its first movement after the last row that left it at zero.
-with zero as (
-    select greatest(
-        (select seq from transfer where debit = %(account)s and result = 0 and debit_balance = 0
-          order by seq desc limit 1),
-        (select seq from transfer where credit = %(account)s and result = 0 and credit_balance = 0
-          order by seq desc limit 1)) as seq)
-select min(at) from (
-    (select recorded_at as at, seq from transfer
-      where debit = %(account)s and result = 0 and kind in (0, 2) and seq > coalesce((select seq from zero), 0)
-      order by seq limit 1)
-    union all
-    (select recorded_at, seq from transfer
-      where credit = %(account)s and result = 0 and kind in (0, 2) and seq > coalesce((select seq from zero), 0)
-      order by seq limit 1)) first_movement
-
 -- :assets
 select code from asset order by code
 
 -- :audit_state
 -- An asset's accounts, holds and end, in one statement and so in one snapshot; the journal up to there cannot change.
 select s.last_seq, s.last_hash,
-       coalesce((select max(seq) from transfer where asset = s.code), 0) as max_seq,
+       coalesce((select max(seq) from transfer where asset = s.code), s.archived_seq) as max_seq,
        a.*, h.*
   from asset s,
        lateral (select array_send(array_agg(id)) as numbers, array_send(array_agg(flags::int8)) as flags,

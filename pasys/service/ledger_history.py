@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any, Literal
+from typing import Any
 from uuid import UUID
 
 from pasys.db import Unit, queries
 from pasys.domain.account import Balance, balance, clearing, debit_normal
 from pasys.domain.ledger import Hold, Kind, Purpose, Result
-from pasys.errors import AccountNotFound, HistoryMissing, InvalidInput
+from pasys.errors import AccountNotFound, HistoryArchived, HistoryMissing, InvalidInput
 from pasys.ids import account_id
 from pasys.money import Money, asset_of
+from pasys.service import ledger_moment, ledger_statement
+from pasys.service.ledger_moment import By, Moment
+from pasys.service.ledger_statement import Statement, StatementLine
+
+__all__ = ["By", "Statement", "StatementLine", "TransferRow", "TrialRow"]  # with the verbs below
 
 SQL = queries("ledger")
+HISTORY = queries("ledger_history")
 LIMIT_MAX = 10_000
-By = Literal["effective", "recorded"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,30 +52,13 @@ class TransferRow:
 
 
 @dataclass(frozen=True, slots=True)
-class StatementLine:
-    """One movement on an account: `amount` is signed from the account's own side, `balance` what it left behind."""
+class ArchivedRow:
+    """A row of the journal that is in an archive."""
 
-    at: datetime
-    seq: int
-    transfer_id: UUID
-    purpose: Purpose
-    counterparty: str | None
-    amount: Money
-    balance: Money
-    reference: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Statement:
-    """The movements of a period. `truncated`: there are more lines than were asked for, and `closing` is not yet that
-    of the period."""
-
-    account: str
+    id: UUID
     asset: str
-    opening: Money
-    lines: list[StatementLine]
-    closing: Money
-    truncated: bool
+    seq: int
+    file: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +91,16 @@ async def balances(unit: Unit, numbers: Sequence[int]) -> dict[int, Balance]:
 async def transfers(
     unit: Unit, *, asset: str, account: int | None = None, after_seq: int | None = None, limit: int = 100
 ) -> list[TransferRow]:
-    """Journal rows of an asset in commit order, all or one account's, after a seq."""
-    values = {"asset": asset_of(asset).code, "after_seq": after_seq or 0, "limit": _limit(limit)}
+    """Journal rows of an asset in commit order, all or one account's, after a seq, or else from where it begins.
+
+    Raises HistoryArchived for a seq behind which rows are archived.
+    """
+    code = asset_of(asset).code
+    await ledger_moment.stay(unit)
+    archived_seq = await unit.value(HISTORY["archived_seq"], asset=code) or 0
+    if after_seq is not None and after_seq < archived_seq:
+        raise await ledger_moment.archived(unit, code, who=f"the books of {code}", seq=after_seq + 1)
+    values = {"asset": code, "after_seq": after_seq or 0, "limit": _limit(limit)}
     if account is None:
         return [_transfer_row(row) for row in await unit.rows(SQL["transfers"], **values)]
     return [_transfer_row(row) for row in await unit.rows(SQL["transfers_of_account"], account=account, **values)]
@@ -113,6 +109,20 @@ async def transfers(
 async def transfers_by_id(unit: Unit, ids: Sequence[UUID]) -> list[TransferRow]:
     """Journal rows by id: the lines of a transaction or refund. Ids that the journal does not have are left out."""
     return [_transfer_row(row) for row in await unit.rows(SQL["transfers_by_id"], ids=list(ids))]
+
+
+async def archived_by_id(unit: Unit, ids: Sequence[UUID]) -> list[ArchivedRow]:
+    """Of these ids, those whose rows are archived: transfers_by_id leaves them out."""
+    await ledger_moment.stay(unit)
+    return [ArchivedRow(*row) for row in await unit.rows(SQL["archived_by_id"], ids=list(ids))]
+
+
+async def require_rows(unit: Unit, ids: Sequence[UUID]) -> None:
+    """Raises HistoryArchived where the row of any of these ids is in an archive."""
+    if not ids:
+        return
+    for row in await archived_by_id(unit, ids):
+        raise HistoryArchived(account=f"transfer {row.id}", at=f"row {row.seq} of {row.asset}", file=row.file)
 
 
 async def holds(unit: Unit, ids: Sequence[UUID]) -> dict[UUID, Hold]:
@@ -128,14 +138,15 @@ async def expired_holds(unit: Unit, limit: int = 100) -> list[Hold]:
 async def balance_at(unit: Unit, account: int, at: datetime, *, by: By = "effective") -> Money:
     """What was posted on an account at a time: by when transfers counted, or by when the books had them.
 
-    Raises AccountNotFound, and HistoryMissing for a time before the account existed.
+    Raises AccountNotFound, and HistoryMissing for a time before the account existed, or whose rows are archived.
     """
+    clock = ledger_moment.check(by)
     row = await _account(unit, account)
-    found = await unit.row(SQL["balance_at"], account=account, asset=row.asset, at=at, by=_by(by))
-    assert found is not None
-    if not found.found and at < row.opened_at:
+    moment = await ledger_moment.find(unit, row.asset, at, who=row.name)
+    minor, found = await ledger_moment.balance(unit, account, moment, clock)
+    if not found and at < row.opened_at:
         raise HistoryMissing(account=row.name, at=at.isoformat())
-    return Money(_sign(row) * found.balance, row.asset)
+    return Money(_sign(row) * minor, row.asset)
 
 
 async def statement(
@@ -146,60 +157,53 @@ async def statement(
     until: datetime | None = None,
     by: By = "effective",
     limit: int = 1_000,
+    after: int | None = None,
 ) -> Statement:
     """An account's movements in [since, until), with the balance before, after, and after each.
 
-    Raises AccountNotFound, and HistoryMissing for a period that ends before the account existed.
+    `after` is the row that the page before ended with (its `next`). Without `since` it begins where the journal does.
+    Raises AccountNotFound, InvalidInput, and HistoryMissing for a period that ends before the account existed, or whose
+    rows are archived.
     """
-    row = await _account(unit, account)
-    values = {"account": account, "asset": row.asset, "by": _by(by)}
-    lines = await unit.rows(SQL["statement"], since=since, until=until, limit=_limit(limit) + 1, **values)
-    opening = 0
-    if since is not None:
-        just_before = await unit.row(SQL["balance_at"], at=since - timedelta(microseconds=1), **values)
-        assert just_before is not None, "it always answers"
-        opening = just_before.balance
-    if not lines and not opening and until is not None and until <= row.opened_at:
-        raise HistoryMissing(account=row.name, at=until.isoformat())
-    sign, running = _sign(row), opening
-    shown: list[StatementLine] = []
-    for line in lines[:limit]:
-        running += line.change
-        shown.append(
-            StatementLine(
-                at=line.at,
-                seq=line.seq,
-                transfer_id=line.id,
-                purpose=Purpose(line.code),
-                counterparty=line.counterparty,
-                amount=Money(sign * line.change, row.asset),
-                balance=Money(sign * running, row.asset),
-                reference=line.reference,
-            )
-        )
-    truncated = len(lines) > limit
-    return Statement(
-        row.name, row.asset, Money(sign * opening, row.asset), shown, Money(sign * running, row.asset), truncated
+    clock, row = ledger_moment.check(by), await _account(unit, account)
+    return await ledger_statement.page(
+        unit, row, _sign(row), since=since, until=until, by=clock, limit=_limit(limit), after=after
     )
 
 
 async def trial_balance(unit: Unit, *, at: datetime | None = None, by: By = "effective") -> list[TrialRow]:
     """Debits and credits by asset and type, system accounts by name; per asset the debits equal the credits.
 
-    With `at`, as of a time: by when transfers counted, or by when the books had them.
+    With `at`, as of a time: by when transfers counted, or by when the books had them. How long a clearing account had
+    been open is always said by the books. Raises HistoryMissing where an asset's rows of that time are archived.
     """
-    if at is None:
-        return [await _trial_row(unit, row, unit.now) for row in await unit.rows(SQL["trial_balance"])]
-    rows = await unit.rows(SQL["trial_balance_at"], at=at, by=_by(by))
-    return [await _trial_row(unit, row, None) for row in rows]
+    clock = ledger_moment.check(by)
+    assets = [code for (code,) in await unit.rows(SQL["assets"])]
+    if at is not None:
+        found = [await ledger_moment.find(unit, asset, at, who=f"the books of {asset}") for asset in assets]
+        return [made for moment in found for made in await _trial_balance_at(unit, moment, clock)]
+    ends = {asset: await ledger_moment.present(unit, asset) for asset in assets}
+    rows = await unit.rows(HISTORY["trial_balance"])
+    return [await _trial_row(unit, row, replace(ends[row.asset], seq=ends[row.asset].last_seq)) for row in rows]
 
 
-async def _trial_row(unit: Unit, row: Any, now: datetime | None) -> TrialRow:
-    """`now` is None for a time in the past: how long an account had been open then is not looked up."""
+async def _trial_balance_at(unit: Unit, moment: Moment, by: str) -> list[TrialRow]:
+    """One asset's, added up from whichever end is nearer."""
+    from_now = moment.last_seq - moment.seq <= moment.seq - moment.archived_seq
+    values = {"asset": moment.asset, "at": moment.at, "seq": moment.seq, "dated": by == "effective"}
+    if from_now:
+        rows = await unit.rows(HISTORY["trial_balance_from_now"], **values)
+    else:
+        rows = await unit.rows(HISTORY["trial_balance_from_then"], archived_seq=moment.archived_seq, **values)
+    return [await _trial_row(unit, row, moment) for row in rows]
+
+
+async def _trial_row(unit: Unit, row: Any, moment: Moment) -> TrialRow:
     debits, credits = int(row.debits), int(row.credits)
     since = None
-    if now is not None and debits != credits and row.name is not None and clearing(row.name, row.type):
-        since = await unit.value(SQL["open_since"], account=row.id)
+    if debits != credits and row.name is not None and clearing(row.name, row.type):
+        place = {"asset": row.asset, "seq": moment.seq, "archived_seq": moment.archived_seq}
+        since = await unit.value(HISTORY["open_since"], account=row.id, **place)
     return TrialRow(
         asset=row.asset,
         type=row.type,
@@ -209,7 +213,7 @@ async def _trial_row(unit: Unit, row: Any, now: datetime | None) -> TrialRow:
         credits=Money(credits, row.asset),
         net=Money(debits - credits, row.asset),
         open_since=since,
-        age=None if since is None or now is None else now - since,
+        age=None if since is None else moment.at - since,
     )
 
 
@@ -222,12 +226,6 @@ async def _account(unit: Unit, number: int) -> Any:
 
 def _sign(row: Any) -> int:
     return -1 if debit_normal(row.name, row.type) else 1
-
-
-def _by(by: str) -> str:
-    if by not in ("effective", "recorded"):
-        raise InvalidInput(field="by", reason=f"{by!r} is not one of effective, recorded")
-    return by
 
 
 def _limit(limit: int) -> int:
