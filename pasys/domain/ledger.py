@@ -145,7 +145,10 @@ class Posted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hold:
-    """A pending transfer, as far as posting or voiding it is concerned."""
+    """A pending transfer, as far as posting or voiding it is concerned.
+
+    Of an `archived` one no more is known than that it was resolved: its sides and its amount are in a file.
+    """
 
     id: UUID
     debit: int
@@ -155,6 +158,7 @@ class Hold:
     expires_at: datetime | None = None
     reference: str | None = None
     open: bool = True
+    archived: bool = False
 
     def expired(self, now: datetime) -> bool:
         """True from its deadline on. A hold without a deadline never expires."""
@@ -168,6 +172,9 @@ class Recorded:
     transfer: Transfer
     result: Result
     seq: int
+
+    def repeated_by(self, asked: Transfer) -> bool:
+        return same(asked, self.transfer)
 
 
 def same(asked: Transfer, recorded: Transfer) -> bool:

@@ -10,8 +10,10 @@ from uuid import UUID
 import numpy as np
 
 from pasys.domain.ledger import FINISHING, Hold, Kind, Recorded, Result, same
+from pasys.domain.ledger_answer import Answer
 from pasys.domain.ledger_columns import Bools, Columns, Int64s
 
+Earlier = Mapping[UUID, Recorded | Answer]
 _FINISHING = np.array(sorted(FINISHING), np.int64)
 
 
@@ -47,7 +49,7 @@ class Books:
     last_seq: int
     accounts: Accounts
     holds: Mapping[UUID, Hold]
-    earlier: Mapping[UUID, Recorded]
+    earlier: Earlier
     now: datetime
 
 
@@ -58,13 +60,13 @@ class Batch:
     `copies` has, for an id that stands twice in the batch, the index of the first.
     """
 
-    def __init__(self, columns: Columns, earlier: Mapping[UUID, Recorded]) -> None:
+    def __init__(self, columns: Columns, earlier: Earlier) -> None:
         self.columns = columns
         n = len(columns)
         self.debit, self.credit, self.amount = columns.debit, columns.credit, columns.amount
         self.kind = np.zeros(n, np.int64) if columns.kind is None else columns.kind
         self.starts_money = self.kind <= Kind.PENDING
-        self.fixed: dict[int, Recorded | None] = {}
+        self.fixed: dict[int, Recorded | Answer | None] = {}
         self.copies: dict[int, int] = {}
         self.new = np.ones(n, np.bool_)
         if earlier or columns.repeats_itself():
@@ -93,7 +95,7 @@ class Batch:
         assert named is not None or not indices, "a post or void names its hold"
         return {i: UUID(bytes=named[i].tobytes()) for i in indices} if named is not None else {}
 
-    def _match_ids(self, earlier: Mapping[UUID, Recorded]) -> None:
+    def _match_ids(self, earlier: Earlier) -> None:
         ids = self.columns.id.tolist()
         by_bytes = {id.bytes: known for id, known in earlier.items()}
         first: dict[bytes, int] = {}
@@ -101,7 +103,7 @@ class Batch:
             known = by_bytes.get(id)
             j = first.setdefault(id, i)
             if known is not None:
-                self.fixed[i] = known if same(self.columns[i], known.transfer) else None
+                self.fixed[i] = known if known.repeated_by(self.columns[i]) else None
             elif j != i and same(self.columns[i], self.columns[j]):
                 self.copies[i] = j
             elif j != i:

@@ -57,9 +57,19 @@ def key_id(public_key: bytes) -> str:
 
 def pack(state: State) -> tuple[bytes, str]:
     """A state as it is stored, and its hash (of what was compressed)."""
+    data = _encode(state)
+    return zlib.compress(data, 1), sha256(data).hexdigest()
+
+
+def state_hash(state: State) -> str:
+    """What a checkpoint's words say of a state."""
+    return sha256(_encode(state)).hexdigest()
+
+
+def _encode(state: State) -> bytes:
     holds = sorted(state.holds.items())
     fields = [[hold.debit, hold.credit, hold.amount_minor, hold.expires_at] for _, hold in holds]
-    data = msgspec.msgpack.encode(
+    return msgspec.msgpack.encode(
         (
             state.seq,
             state.hash,
@@ -70,7 +80,6 @@ def pack(state: State) -> tuple[bytes, str]:
             np.array(fields, _NUMBER).tobytes(),
         )
     )
-    return zlib.compress(data, 1), sha256(data).hexdigest()
 
 
 def unpack(stored: bytes) -> tuple[State, str]:

@@ -36,6 +36,8 @@ def hold_rule(transfer: Transfer, hold: Hold | None, books: Books) -> Result:
     """What a hold says to being posted or voided, before anything else of the batch is considered."""
     if hold is None:
         return Result.HOLD_NOT_FOUND
+    if hold.archived:
+        return Result.HOLD_RESOLVED if hold.asset == transfer.asset else Result.HOLD_MISMATCH
     void = transfer.kind is Kind.VOID
     if (transfer.debit, transfer.credit, transfer.asset) != (hold.debit, hold.credit, hold.asset):
         return Result.HOLD_MISMATCH

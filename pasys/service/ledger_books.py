@@ -18,8 +18,9 @@ from psycopg.errors import UniqueViolation
 from psycopg.rows import namedtuple_row
 
 from pasys.db import queries
-from pasys.domain import ledger_chain
+from pasys.domain import ledger_answer, ledger_chain
 from pasys.domain.ledger import Hold, Kind, Purpose, Recorded, Result, Transfer
+from pasys.domain.ledger_answer import Answer
 from pasys.domain.ledger_batch import Accounts, Books, Changes, Verdict
 from pasys.domain.ledger_columns import EPOCH, Bools, Columns, Int64s, micros, moment
 from pasys.errors import TransferConflict
@@ -120,23 +121,31 @@ def holds_of(row: Sequence[Any]) -> dict[UUID, Hold]:
     return {
         ids[i]: Hold(
             id=ids[i],
-            debit=debits[i],
-            credit=credits[i],
-            amount_minor=amounts[i],
+            debit=debits[i] or 0,
+            credit=credits[i] or 0,
+            amount_minor=amounts[i] or 0,
             asset=assets[i],
             expires_at=deadlines[i],
             open=are_open[i],
+            archived=amounts[i] is None,
         )
         for i in range(len(ids))
     }
 
 
-async def _earlier(driver: Driver, columns: Columns) -> dict[UUID, Recorded]:
+async def _earlier(driver: Driver, columns: Columns) -> dict[UUID, Recorded | Answer]:
     async with driver.cursor(row_factory=namedtuple_row) as cursor:
         ids = [UUID(bytes=id) for id in columns.id.tolist()]
         await cursor.execute(SQL["earlier"].encode(), {"ids": ids})
         rows: list[Any] = await cursor.fetchall()
-        return {row.id: Recorded(_transfer(row), Result(row.result), row.seq) for row in rows}
+        return {row.id: _recorded(row) for row in rows if row.result is not None or row.answer is not None}
+
+
+def _recorded(row: Any) -> Recorded | Answer:
+    """A row of the journal; where it is archived, what it has left behind to answer with."""
+    if row.result is not None:
+        return Recorded(_transfer(row), Result(row.result), row.seq)
+    return ledger_answer.read(row.asset, row.seq, bytes(row.answer))
 
 
 def _transfer(row: Any) -> Transfer:

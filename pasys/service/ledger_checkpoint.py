@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from pasys.db import Unit, queries
-from pasys.domain.ledger_audit import Audit, State, beginning
+from pasys.domain.ledger_audit import Audit, State
 from pasys.domain.ledger_checkpoint import Checkpoint, pack, unpack, words
 from pasys.errors import BooksDoNotHold
-from pasys.service.ledger_verify import Progress, audited
+from pasys.service.ledger_verify import Progress, audited, begin
 
 if TYPE_CHECKING:
     from pasys.adapters.signer import Signer
@@ -23,7 +24,7 @@ async def checkpoint(unit: Unit, signer: Signer, *, progress: Progress | None = 
     """
     made = []
     for row in await unit.rows(SQL["behind"]):
-        start = await start_of(unit, signer, row.asset) or beginning(row.asset)
+        start = await begin(unit, row.asset, await start_of(unit, signer, row.asset))
         audit, _ = await audited(unit, row.asset, start, progress=progress)
         if audit.findings:
             first = audit.findings[0]
@@ -35,9 +36,33 @@ async def checkpoint(unit: Unit, signer: Signer, *, progress: Progress | None = 
 
 async def _sign(unit: Unit, signer: Signer, audit: Audit) -> Checkpoint:
     state, state_hash = pack(audit.state())
-    at = unit.now
+    made = _made(signer, audit, state_hash, unit.now)
+    await _add(unit, made)
+    await unit.rows(SQL["keep_state"], asset=made.asset, seq=made.seq, state=state)
+    return made
+
+
+async def sign_at(unit: Unit, signer: Signer, audit: Audit) -> Checkpoint:
+    """A checkpoint at an audit's last row, wherever in the journal that is: the one that is there, or else a new one.
+
+    Where another key has signed that row before, the new one is not kept in the books.
+    """
+    state_hash = pack(audit.state())[1]
+    row = await unit.row(SQL["at"], asset=audit.asset, seq=audit.last_seq)
+    known = row and _checkpoint(row)
+    if known and signer.signed(known.words, bytes.fromhex(known.signature)):
+        if (known.hash, known.state_hash) == (audit.last_hash.hex(), state_hash):
+            return known
+        raise BooksDoNotHold(finding=f"{audit.asset}: row {audit.last_seq} is not what was signed {known.at}")
+    made = _made(signer, audit, state_hash, unit.now)
+    if not known:
+        await _add(unit, made)
+    return made
+
+
+def _made(signer: Signer, audit: Audit, state_hash: str, at: datetime) -> Checkpoint:
     said = words(audit.asset, audit.last_seq, audit.last_hash.hex(), state_hash, at, signer.key_id)
-    made = Checkpoint(
+    return Checkpoint(
         asset=audit.asset,
         seq=audit.last_seq,
         hash=audit.last_hash.hex(),
@@ -46,10 +71,27 @@ async def _sign(unit: Unit, signer: Signer, audit: Audit) -> Checkpoint:
         key_id=signer.key_id,
         signature=signer.sign(said).hex(),
     )
-    values = {"hash": audit.last_hash, "state_hash": bytes.fromhex(state_hash), "signature": signer.sign(said)}
-    await unit.rows(SQL["add"], asset=made.asset, seq=made.seq, key_id=made.key_id, at=at, **values)
-    await unit.rows(SQL["keep_state"], asset=made.asset, seq=made.seq, state=state)
-    return made
+
+
+async def _add(unit: Unit, made: Checkpoint) -> None:
+    values = {name: bytes.fromhex(getattr(made, name)) for name in ("hash", "state_hash", "signature")}
+    await unit.rows(SQL["add"], asset=made.asset, seq=made.seq, key_id=made.key_id, at=made.at, **values)
+
+
+async def vouched(unit: Unit, signer: Signer) -> dict[str, str]:
+    """What the state behind the archived rows of each asset must hash to; "" where nobody has signed that row.
+
+    An asset whose row another key has signed is left out: this one can say nothing of it.
+    """
+    found: dict[str, str] = {}
+    for row in await unit.rows(SQL["behind_archives"]):
+        known = None if row.seq is None else _checkpoint(row)
+        if known is None:
+            found[row.code] = ""
+        elif known.key_id == signer.key_id:
+            true = signer.signed(known.words, bytes.fromhex(known.signature))
+            found[row.code] = known.state_hash if true else ""
+    return found
 
 
 async def starts(unit: Unit, signer: Signer) -> dict[str, State]:

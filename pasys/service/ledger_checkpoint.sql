@@ -16,6 +16,14 @@ select last_seq from asset where code = %(asset)s
 insert into checkpoint (asset, seq, hash, state_hash, key_id, signature, at)
 values (%(asset)s, %(seq)s, %(hash)s, %(state_hash)s, %(key_id)s, %(signature)s, %(at)s)
 
+-- :at
+select * from checkpoint where asset = %(asset)s and seq = %(seq)s
+
+-- :behind_archives
+-- The checkpoint at the last archived row of each asset that has one.
+select a.code, c.* from asset a left join checkpoint c on c.asset = a.code and c.seq = a.archived_seq
+ where a.archived_seq > 0
+
 -- :keep_state
 insert into checkpoint_state (asset, seq, state) values (%(asset)s, %(seq)s, %(state)s)
     on conflict (asset) do update set seq = excluded.seq, state = excluded.state

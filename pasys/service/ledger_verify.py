@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,8 @@ from pasys.db import Unit, queries
 from pasys.domain import ledger_chain
 from pasys.domain.ledger_audit import FINDINGS_MAX, Audit, Finding, Open, Piece, State, beginning
 from pasys.domain.ledger_batch import Accounts
+from pasys.domain.ledger_checkpoint import state_hash
+from pasys.service import ledger_across, ledger_opening
 from pasys.service import ledger_wire as wire
 
 SQL = queries("ledger")
@@ -22,13 +25,15 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """What an audit found. `transfers` are those that were read, `since` says behind which row of each asset it began;
-    `findings` begins with the first wrong row of each asset."""
+    """What an audit found. `transfers` are those that were read, `since` says behind which row of each asset it began,
+    `archived` up to which row one is in archives that were not read; `findings` begins with the first wrong row of each
+    asset."""
 
     ok: bool
     transfers: int
     accounts: int
     since: Mapping[str, int]
+    archived: Mapping[str, int]
     findings: list[Finding]
 
 
@@ -38,22 +43,55 @@ async def verify(
     progress: Progress | None = None,
     starts: Mapping[str, State] | None = None,
     known: Mapping[str, Mapping[int, bytes]] | None = None,
+    vouched: Mapping[str, str] | None = None,
+    archives: Path | None = None,
 ) -> Verification:
     """Derive all books again from the journal, while others go on posting.
 
     `progress` is told the asset, how far it has come, and how far it is to go. `starts` are proven states to begin at,
-    by asset; `known` are hashes that rows must have, by asset and seq, from a checkpoint that is kept elsewhere. Memory
-    grows with accounts and open holds, not with the journal.
+    by asset; `known` are hashes that rows must have, by asset and seq, from a checkpoint that is kept elsewhere;
+    `vouched` are the hashes that were signed of the states which follow what is archived. `archives` is a folder that
+    has what is archived: it is then read from the first transfer. Memory grows with accounts and open holds, not with
+    the journal. Raises InvalidInput and ArchiveBroken for what is missing or broken in the folder.
     """
     findings: list[Finding] = []
     transfers = accounts = 0
     since: dict[str, int] = {}
+    archived: dict[str, int] = {}
     for (asset,) in await unit.rows(SQL["assets"]):
-        start = (starts or {}).get(asset) or beginning(asset)
-        audit, rows = await audited(unit, asset, start, progress=progress, known=(known or {}).get(asset))
-        transfers, accounts, since[asset] = transfers + rows, accounts + len(audit.accounts), start.seq
+        opening = await ledger_opening.state(unit, asset)
+        start = _later((starts or {}).get(asset), opening) or beginning(asset)
+        how: dict[str, Any] = {"progress": progress, "known": (known or {}).get(asset)}
+        if opening is not None and archives is not None:
+            audit, rows = await audited(unit, asset, beginning(asset), archives=archives, opening=opening, **how)
+        else:
+            audit, rows = await audited(unit, asset, start, **how)
+            if opening is not None:
+                archived[asset] = opening.seq
+        if start is opening:
+            _vouch(audit, start, vouched)
+        transfers, accounts = transfers + rows, accounts + len(audit.accounts)
+        since[asset] = 0 if archives is not None else start.seq
         findings += audit.findings
-    return Verification(not findings, transfers, accounts, since, findings[:FINDINGS_MAX])
+    return Verification(not findings, transfers, accounts, since, archived, findings[:FINDINGS_MAX])
+
+
+def _later(proven: State | None, opening: State | None) -> State | None:
+    if proven is None or (opening is not None and proven.seq < opening.seq):
+        return opening
+    return proven
+
+
+def _vouch(audit: Audit, opening: State, vouched: Mapping[str, str] | None) -> None:
+    """What the journal begins with is what was signed when the rows before it were archived."""
+    wanted = (vouched or {}).get(audit.asset)
+    if wanted is not None and state_hash(opening) != wanted:
+        audit.found("archive", "what follows from the archived rows is not what was signed", seq=opening.seq)
+
+
+async def begin(unit: Unit, asset: str, proven: State | None) -> State:
+    """Where an audit begins: at a proven state, else behind what is archived, else with the first row."""
+    return _later(proven, await ledger_opening.state(unit, asset)) or beginning(asset)
 
 
 async def audited(
@@ -63,14 +101,25 @@ async def audited(
     *,
     progress: Progress | None = None,
     known: Mapping[int, bytes] | None = None,
+    archives: Path | None = None,
+    opening: State | None = None,
 ) -> tuple[Audit, int]:
-    """One asset's books, derived from a state up to now; the audit behind its last row, and the rows that it read."""
+    """One asset's books, derived from a state up to now; the audit behind its last row, and the rows that it read.
+
+    With `archives`, from the asset's first row, through the files in that folder up to `opening`.
+    """
     state = await _one(unit, "audit_state", asset=asset)
     last_seq = state["last_seq"]
     audit = Audit(asset, _accounts(state), start)
-    rows = await _walk(unit, audit, last_seq, progress, known or {})
+    rows, marks = 0, known or {}
+    if marks.get(start.seq, start.hash) != start.hash:
+        audit.found("checkpoint", f"row {start.seq} does not have the hash that the checkpoint knows", seq=start.seq)
+    if archives is not None and opening is not None:
+        rows = await ledger_across.read(unit, audit, archives, opening, known=marks, progress=progress)
+    behind = audit.last_seq
+    rows += await _walk(unit, audit, last_seq, progress, {seq: marks[seq] for seq in marks if seq > behind})
     audit.finish(last_seq=last_seq, max_seq=state["max_seq"], last_hash=bytes(state["last_hash"]), holds=_holds(state))
-    await _keys(unit, audit, start.seq, last_seq)
+    await _keys(unit, audit, behind, last_seq)
     return audit, rows
 
 

@@ -180,6 +180,10 @@ select b.* from reconciliation_break b, reconciliation_run r
  order by b.id
  limit %(limit)s;
 
+-- :posted_transfers   what a transaction or a refund has posted
+select coalesce((select transfer_ids from transaction where id = %(entity_id)s),
+                (select transfer_ids from refund where id = %(entity_id)s));
+
 -- :corrected_transfer   the transfer that a corrective entry is about, if there is one
 select j.id from transfer_key k join transfer j on j.asset = k.asset and j.seq = k.seq
  where k.id = any (coalesce((select transfer_ids from transaction where id = %(entity_id)s),

@@ -254,6 +254,8 @@ async def _transfers(unit: Unit, found: BreakRow, entry: Entry) -> list[Transfer
 async def _corrected_transfer(unit: Unit, found: BreakRow, receivable: int) -> UUID | None:
     if found.entity_id is None or found.kind not in (BreakKind.AMOUNT, BreakKind.FEE, BreakKind.MISSING_AT_PSP):
         return None
+    posted = await unit.value(SQL["posted_transfers"], entity_id=found.entity_id)
+    await ledger.require_rows(unit, posted or [])
     return await unit.value(
         SQL["corrected_transfer"],
         entity_id=found.entity_id,

@@ -171,6 +171,7 @@ async def _known(unit: Unit, psp: str, rows: Sequence[Any]) -> _Known:
     payouts = [row.matched_id for row in rows if rules.nature(row.type) is Nature.PAYOUT and row.matched_id]
     our_payments = await _ours(unit, "payments", psp, charges, [row.transaction_id for row in charges])
     our_refunds = await _ours(unit, "refunds", psp, refunds, [row.refund_id for row in refunds])
+    await ledger.require_rows(unit, [UUID(id) for id in payouts])
     our_payouts = await unit.rows(SQL["payouts"], ids=payouts) if payouts else []
     entities = sorted({one.entity_id for one in (*our_payments.values(), *our_refunds.values())})
     line_ids = sorted({row.line_id for row in rows})

@@ -21,7 +21,7 @@ from pasys.errors import NothingToTrace
 from pasys.events import Envelope
 from pasys.money import Money
 from pasys.service import ledger
-from pasys.service.ledger_history import TransferRow
+from pasys.service.ledger_history import ArchivedRow, TransferRow
 
 SQL = queries("trace")
 ROWS_MAX = 2_000  # of one kind, in one story
@@ -65,7 +65,7 @@ class Trace:
 
 
 async def trace(unit: Unit, any_id: str) -> Trace:
-    """The story that an id belongs to. Raises NothingToTrace."""
+    """The story that an id belongs to. Raises NothingToTrace, and HistoryArchived for an archived transfer's."""
     story = await _story(unit, any_id)
     told = _Story()
     transactions = await unit.rows(SQL["transactions"], story=story)
@@ -88,6 +88,7 @@ async def trace(unit: Unit, any_id: str) -> Trace:
     told.breaks(breaks)
     journal = {id for row in (*transactions, *refunds, *breaks) for id in row.transfer_ids} | _as_uuids(story)
     told.transfers(await ledger.transfers_by_id(unit, sorted(journal)), {*entities, *(row.id for row in breaks)})
+    told.archived(await ledger.archived_by_id(unit, sorted(journal)), (*transactions, *refunds, *breaks))
     told.events(
         await unit.rows(
             SQL["events"],
@@ -104,6 +105,7 @@ async def trace(unit: Unit, any_id: str) -> Trace:
 async def _story(unit: Unit, shown_id: str) -> str:
     any_id, found = _whole(shown_id), None
     if as_uuid := _as_uuids(any_id):
+        await ledger.require_rows(unit, list(as_uuid))
         found = await unit.value(SQL["story_of_transfer"], id=next(iter(as_uuid)))
     found = found or await unit.value(SQL["story"], id=any_id)
     found = found or await unit.value(SQL["story_at_psp"], id=any_id, psps=installed_psps())
@@ -224,6 +226,17 @@ class _Story:
                 self._says(id, "released" if row.kind is Kind.VOID else "used", str(row.pending_id))
             if row.corrects is not None:
                 self._says(id, "corrects", str(row.corrects))
+
+    def archived(self, rows: Sequence[ArchivedRow], owners: Sequence[Any]) -> None:
+        """Lines of the journal that are in a file: no more is known of when than whose they are."""
+        by_id = {id: owner for owner in owners for id in owner.transfer_ids}
+        for row in rows:
+            owner = by_id[row.id]
+            begun = owner.created_at if hasattr(owner, "created_at") else owner.found_at
+            label = f"row {row.seq} of the journal of {row.asset}, in the archive {row.file}"
+            facts = {"asset": row.asset, "seq": row.seq, "file": row.file}
+            self._add(Node(str(row.id), "transfer", label, begun, facts, owner.id))
+            self._says(owner.id, "posted", str(row.id))
 
     def events(self, rows: Sequence[Any]) -> None:
         for row in rows:
