@@ -9,8 +9,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pasys.cli.console import Noun, ask, say, show, show_refused
-from pasys.cli.options import TABLE, AssetCode, At, Axis, By, Limit, Output, complete_accounts, moment
-from pasys.errors import BooksDoNotHold
+from pasys.cli.options import (
+    TABLE,
+    AssetCode,
+    AssetFilter,
+    At,
+    Axis,
+    By,
+    DryRun,
+    Limit,
+    Output,
+    Timeout,
+    complete_accounts,
+    moment,
+)
+from pasys.errors import BooksDoNotHold, InvalidInput
 
 if TYPE_CHECKING:
     from pasys.db import Unit
@@ -23,7 +36,8 @@ COLUMNS = ("seq", "id", "kind", "purpose", "result", "debit_name", "credit_name"
 @app.command(
     "verify",
     examples="pasys ledger verify\npasys ledger verify --full --json\n"
-    "pasys ledger verify --full --checkpoint kept.json\npasys ledger verify --proof march.proof --key 3b6a27…",
+    "pasys ledger verify --full --checkpoint kept.json\npasys ledger verify --archives /srv/archive\n"
+    "pasys ledger verify --proof march.proof --key 3b6a27…",
 )
 def verify(
     full: Annotated[
@@ -33,8 +47,13 @@ def verify(
         Path | None,
         typer.Option("--checkpoint", metavar="FILE", help="Checkpoints kept elsewhere (`ledger checkpoint --json`)."),
     ] = None,
+    archives: Annotated[
+        Path | None,
+        typer.Option("--archives", metavar="DIR", help="From the first transfer, across what is archived there."),
+    ] = None,
     proof: Annotated[
-        Path | None, typer.Option("--proof", metavar="FILE", help="Check this proof instead; no database is needed.")
+        Path | None,
+        typer.Option("--proof", metavar="FILE", help="Check this proof or archive instead; no database is needed."),
     ] = None,
     key: Annotated[
         str | None, typer.Option("--key", metavar="HEX", help="The public key that you trust, for --proof.")
@@ -43,8 +62,9 @@ def verify(
 ) -> None:
     """Derive every balance, hold, limit and seal again from the journal. Exits 9 when the books do not hold.
 
-    It begins at the last signed checkpoint; --full begins at the first transfer, and --checkpoint holds the journal
-    against checkpoints that nobody who can write to the database could change.
+    It begins at the last signed checkpoint; --full begins at the first transfer that is not archived, --archives at the
+    very first, and --checkpoint holds the journal against checkpoints that nobody who can write to the database could
+    change.
     """
     from pasys.cli import proof as proofs
 
@@ -57,11 +77,21 @@ def verify(
         from pasys.adapters.signer import open_signer
         from pasys.service import ledger_checkpoint, ledger_verify
 
-        starts = None if full or known else await ledger_checkpoint.starts(unit, open_signer(unit.settings))
-        progress = _progress if sys.stderr.isatty() else None
-        return await ledger_verify.verify(unit, progress=progress, starts=starts, known=known)
+        signer = open_signer(unit.settings)
+        return await ledger_verify.verify(
+            unit,
+            progress=_progress if sys.stderr.isatty() else None,
+            starts=None if full or known else await ledger_checkpoint.starts(unit, signer),
+            known=known,
+            vouched=await ledger_checkpoint.vouched(unit, signer),
+            archives=archives,
+        )
 
-    _answer(ask(question), output, "The books hold: {0.transfers:,} transfers, {0.accounts:,} accounts.")
+    found = ask(question)
+    _answer(found, output, "The books hold: {0.transfers:,} transfers, {0.accounts:,} accounts.")
+    if output is TABLE and (full or known):
+        for asset, seq in found.archived.items():
+            say(f"Transfers 1 to {seq:,} of {asset} are archived; --archives DIR reads them, too.")
 
 
 def _answer(found: Any, output: Output, says: str) -> None:
@@ -132,6 +162,64 @@ def export(
         say(f"Anybody can check it: pasys ledger verify --proof {proof} --key {header.public_key}")
 
 
+ARCHIVE_COLUMNS = ("asset", "first_seq", "last_seq", "action", "last_recorded_at", "file")
+
+
+@app.command(
+    "archive",
+    examples="pasys ledger archive --dir /srv/archive --before 365d --dry-run\n"
+    "pasys ledger archive --dir /srv/archive --asset USD --to 3000000 --json\n"
+    "pasys ledger archive --list\n"
+    "pasys ledger archive --restore /srv/archive/USD-000000001000001-000000002000000.archive.gz",
+)
+def archive(
+    folder: Annotated[
+        Path | None, typer.Option("--dir", metavar="DIR", help="The folder that the files go to; made if absent.")
+    ] = None,
+    asset: AssetFilter = None,
+    before: Annotated[
+        str | None,
+        typer.Option("--before", metavar="TIME", help="Partitions that ended before a time, or so long ago."),
+    ] = None,
+    to: Annotated[
+        int | None, typer.Option("--to", min=1, metavar="SEQ", help="Partitions that end here or before, of --asset.")
+    ] = None,
+    list_: Annotated[bool, typer.Option("--list", help="Show what was archived and restored; change nothing.")] = False,
+    restore: Annotated[
+        Path | None, typer.Option("--restore", metavar="FILE", help="Bring a partition back, the last archived first.")
+    ] = None,
+    dry_run: DryRun = False,
+    limit: Limit = 100,
+    timeout: Timeout = 60.0,
+    output: Output = TABLE,
+) -> None:
+    """Move old partitions of the journal to files: each is proven, signed, on the disk and read back before it goes.
+
+    Balances, holds and ids stay, and all books answer as before for every time since. What is older is an error that
+    names the file. `ledger verify --archives DIR` goes across the files, and `ledger verify --proof FILE` checks one
+    without a database.
+    """
+    from pasys.cli import archive as archives
+
+    if sum((folder is not None, list_, restore is not None)) != 1:
+        raise InvalidInput(field="dir", reason="say one of --dir, --list and --restore")
+    progress = _progress if sys.stderr.isatty() else None
+    if list_:
+        found, says = archives.listing(asset, limit=limit), "Nothing was ever archived."
+    elif restore is not None:
+        found, says = archives.restore(restore, progress=progress), ""
+    else:
+        assert folder is not None, "one of the three was said"
+        far = {"asset": asset, "before": moment(before, field="before") if before else None, "to": to}
+        says = "There is no partition that ended before."
+        if dry_run:
+            found = archives.plan(folder, **far)
+        else:
+            found = archives.run(folder, **far, timeout_s=timeout, progress=progress)
+    _end_progress()
+    show(found, output, name="archives", columns=ARCHIVE_COLUMNS if not dry_run else None, empty=says)
+
+
 def _end_progress() -> None:
     if sys.stderr.isatty():
         print("\r\x1b[K", end="", file=sys.stderr)
@@ -170,7 +258,9 @@ def transfers(
         str | None,
         typer.Option("--account", metavar="NAME", autocompletion=complete_accounts, help="Only those of this account."),
     ] = None,
-    after: Annotated[int, typer.Option("--after", min=0, metavar="SEQ", help="Go on after this sequence number.")] = 0,
+    after: Annotated[
+        int | None, typer.Option("--after", min=0, metavar="SEQ", help="Go on after this sequence number.")
+    ] = None,
     limit: Limit = 100,
     output: Output = TABLE,
 ) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import os
+import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +18,8 @@ if TYPE_CHECKING:
     from pasys.db import Unit
     from pasys.domain.ledger_proof import Checked, Header
     from pasys.service.ledger_verify import Progress
+
+GZIP = b"\x1f\x8b"
 
 
 def export(path: Path, *, asset: str, first: int, last: int | None, progress: Progress | None) -> Header:
@@ -49,9 +54,9 @@ def export(path: Path, *, asset: str, first: int, last: int | None, progress: Pr
 
 
 def check(path: Path, key: str | None) -> Checked:
-    """Check a proof with the key that its reader trusts, or else with the file's own."""
+    """Check a proof, or an archive, with the key that its reader trusts, or else with the file's own."""
     from pasys.adapters.signer import signed
-    from pasys.domain import ledger_proof
+    from pasys.domain import ledger_archive, ledger_proof
 
     try:
         trusted = bytes.fromhex(key) if key is not None else None
@@ -59,11 +64,26 @@ def check(path: Path, key: str | None) -> Checked:
         raise InvalidInput(field="key", reason=f"{key!r} is not a public key in hexadecimal") from None
     try:
         with path.open("rb") as file:
-            return ledger_proof.check(file.read, signed, public_key=trusted)
+            if file.peek(2)[:2] != GZIP:
+                return ledger_proof.check(file.read, signed, public_key=trusted)
+            with gzip.GzipFile(fileobj=file) as packed:
+                return ledger_archive.check(_whole(packed), signed, public_key=trusted)
     except OSError as error:
-        raise InvalidInput(field="proof", reason=f"{path}: {error.strerror}") from None
+        raise InvalidInput(field="proof", reason=f"{path}: {error.strerror or error}") from None
     except ValueError as error:
         raise InvalidInput(field="proof", reason=f"{path} is no proof: {error}") from None
+
+
+def _whole(packed: gzip.GzipFile) -> Callable[[int], bytes]:
+    """What reads a compressed file; damage to the compression is damage to what is in it."""
+
+    def read(size: int) -> bytes:
+        try:
+            return packed.read(size)
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise ValueError(str(error)) from None
+
+    return read
 
 
 def read_checkpoints(path: Path) -> dict[str, dict[int, bytes]]:
