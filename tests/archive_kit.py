@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import random
+import signal
 from dataclasses import replace
 from datetime import datetime, timedelta
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 from pasys.adapters.signer import Signer, open_signer
+from pasys.config import Settings
 from pasys.db import Database
 from pasys.domain import posting
 from pasys.domain.ledger import Transfer
 from pasys.service import account, ledger, ledger_archive, ledger_partition
+from tests.faults_worker import forks
 from tests.ledger_batches import Batches
 from tests.ledger_kit import T0, people
 
 ROWS = 60  # a partition
+POINTS = ("written", "read back", "settled", "kept", "dropped, not committed", "half")
 
 
 def signer(db: Database) -> Signer:
@@ -58,6 +65,54 @@ async def resolve_all(db: Database, now: datetime) -> None:
         open_ = [row.id for row in await unit.rows("select id from hold order by id")]
         holds = await ledger.holds(unit, open_)
         await ledger.post(unit, [transfer for id in open_ for transfer in posting.void(hold=holds[id])])
+
+
+def dying(settings: Settings, folder: Path, point: str) -> BaseProcess:
+    """A process that archives all it can as the command does, and dies by SIGKILL at a point; it has ended."""
+    made = forks.Process(target=_run, args=(settings, folder, point), daemon=True)
+    made.start()
+    made.join(60)
+    return made
+
+
+def _run(settings: Settings, folder: Path, point: str) -> None:
+    from pasys.cli import archive as command
+    from pasys.stack.process import die_with_parent
+
+    die_with_parent(os.getppid(), signal.SIGKILL)
+    _arm(point)
+
+    async def all_of_it() -> None:
+        db = Database(settings)
+        async with db.unit() as unit:
+            parts = await ledger_archive.plan(unit, "USD", to=2 * ROWS)
+        for part in parts:
+            await command._archive(db, part, folder, 30.0, None)
+
+    asyncio.run(all_of_it())
+
+
+def _arm(point: str) -> None:
+    def die(*_: Any, **__: Any) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    if point == "written":
+        ledger_archive.files.check = die
+    if point == "read back":
+        ledger_archive.files.settle = die
+    if point == "settled":
+        ledger_archive._keep = die
+    if point == "kept":
+        ledger_archive.drop = die
+    if point == "dropped, not committed":
+        ledger_archive.latest = die
+    if point == "half":  # between the two partitions
+        first = ledger_archive.write
+
+        async def second(unit: Any, signer: Any, part: ledger_archive.Part, *args: Any, **named: Any) -> Any:
+            return die() if part.first_seq > 1 else await first(unit, signer, part, *args, **named)
+
+        ledger_archive.write = second
 
 
 async def archive(db: Database, folder: Path, **how: Any) -> list[ledger_archive.Written]:

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import gzip
 import random
+import signal
 from pathlib import Path
 
+import psycopg
 import pytest
 
+from pasys.adapters.signer import open_signer
+from pasys.cli import proof
+from pasys.config import Settings
 from pasys.db import Database
+from pasys.domain.ledger_proof import Checked
 from pasys.errors import ArchiveBroken, ArchiveOutOfOrder, InvalidInput
-from pasys.service import ledger, ledger_archive, ledger_archive_restore, ledger_partition
-from tests.archive_kit import ROWS, archive, grown, signer
-from tests.ledger_kit import direct
+from pasys.service import ledger, ledger_archive, ledger_archive_restore, ledger_checkpoint, ledger_partition
+from tests.archive_kit import POINTS, ROWS, archive, dying, grown, signer
+from tests.ledger_kit import T0, direct, people
+from tests.support import eventually
 
 
 async def test_a_run_that_was_cut_short_goes_on(db: Database, tmp_path: Path) -> None:
@@ -94,3 +101,159 @@ async def test_the_last_one_comes_back_first(db: Database, tmp_path: Path) -> No
     with pytest.raises(InvalidInput):
         async with db.unit() as unit:
             await ledger_archive_restore.restore(unit, tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("point", POINTS)
+async def test_a_run_that_is_killed_loses_nothing(db: Database, tmp_path: Path, point: str) -> None:
+    """kill -9 at any step: the books hold, nothing left the journal that is not in a whole file, and the next run goes
+    on to the same end."""
+    await grown(db, rounds=14)
+    killed = dying(db.settings, tmp_path, point)
+    assert killed.exitcode == -signal.SIGKILL
+    async with db.unit() as unit:
+        found = await ledger.verify(unit)
+        assert found.ok and found.archived == ({"USD": ROWS} if point == "half" else {})
+        assert (await ledger.verify(unit, archives=tmp_path)).ok
+    await eventually(lambda: no_archiver(db))
+    await archive(db, tmp_path, to=2 * ROWS)
+    async with db.unit() as unit:
+        found = await ledger.verify(unit, archives=tmp_path)
+        assert found.ok and found.since == {"USD": 0}
+        assert found.transfers == await unit.value("select last_seq from asset where code = 'USD'")
+        rows = await ledger_archive.listing(unit)
+        assert sorted(row.last_seq for row in rows) == [ROWS, 2 * ROWS]
+    assert len(list(tmp_path.iterdir())) == 2, "no scratch is left"
+
+
+async def no_archiver(db: Database) -> bool:
+    """The database has noticed that the process is gone."""
+    async with db.unit() as unit:
+        return not await unit.value("select count(*) from pg_locks where locktype = 'advisory' and classid = 7082504")
+
+
+async def test_a_verification_goes_across_the_files(db: Database, tmp_path: Path) -> None:
+    """From the first transfer to the last every row is read, and a checkpoint that was kept before the archive is held
+    against the row, wherever it lies."""
+    await grown(db)
+    async with db.unit() as unit:
+        (made,) = await ledger_checkpoint.checkpoint(unit, signer(db))
+        whole = await ledger.verify(unit)
+    first, second = await archive(db, tmp_path, to=2 * ROWS)
+    marks = {seq: bytes.fromhex(one.archived.trailer.after.hash) for seq, one in ((60, first), (120, second))}
+    known = {"USD": marks | {made.seq: bytes.fromhex(made.hash)}}
+    async with db.unit() as unit:
+        found = await ledger.verify(unit, archives=tmp_path, known=known)
+        assert found.ok and (found.transfers, found.accounts) == (whole.transfers, whole.accounts)
+        assert (found.since, found.archived) == ({"USD": 0}, {})
+        assert (await ledger.verify(unit, known=known)).ok
+        for seq in (60, 120):
+            wrong = {"USD": known["USD"] | {seq: bytes(32)}}
+            told = await ledger.verify(unit, archives=tmp_path, known=wrong)
+            assert [(one.what, one.seq) for one in told.findings] == [("checkpoint", seq)]
+        told = await ledger.verify(unit, known={"USD": {120: bytes(32)}})
+        assert [(one.what, one.seq) for one in told.findings] == [("checkpoint", 120)]
+    second.archived.path.rename(tmp_path / "elsewhere")
+    with pytest.raises(InvalidInput, match=second.archived.path.name):
+        async with db.unit() as unit:
+            await ledger.verify(unit, archives=tmp_path)
+    second.archived.path.write_bytes(first.archived.path.read_bytes())
+    with pytest.raises(ArchiveBroken):
+        async with db.unit() as unit:
+            await ledger.verify(unit, archives=tmp_path)
+
+
+KEPT = {
+    "archive_account": "update archive_account set credits_posted = credits_posted + 5, debits_posted = debits_posted"
+    " + 5 where seq = 120 and account = (select max(account) from archive_account where seq = 120)",
+    "archive_transfer": "update archive_transfer set amount = amount + 1 where id = any (select unnest(holds)"
+    " from archive where last_seq = 120)",
+    "archive_answer": "update archive_answer set answers = set_byte(answers, 7, get_byte(answers, 7) # 1)",
+    "transfer_key": "update transfer_key set seq = 3 where seq = 4",
+    "archive": "update archive set hash_after = sha256(hash_after) where last_seq = 120",
+}
+
+
+@pytest.mark.parametrize("table", KEPT)
+async def test_what_is_kept_of_archived_rows_is_proven(db: Database, tmp_path: Path, table: str) -> None:
+    """What the books keep of rows that are in files is proven from the files, and where money hangs on it by what was
+    signed, too: a change behind the ledger's back is found. Ids are compared with the files alone."""
+    await grown(db)
+    await archive(db, tmp_path, to=2 * ROWS)
+    async with db.unit() as unit:
+        vouched = await ledger_checkpoint.vouched(unit, signer(db))
+        assert set(vouched) == {"USD"} and (await ledger.verify(unit, vouched=vouched)).ok
+    with psycopg.connect(db.url, autocommit=True) as superuser:
+        superuser.execute(f"alter table {table} disable trigger all".encode())
+        assert superuser.execute(KEPT[table].encode()).rowcount > 0
+        superuser.execute(f"alter table {table} enable trigger all".encode())
+    async with db.unit() as unit:
+        assert not (await ledger.verify(unit, archives=tmp_path)).ok
+        found = await ledger.verify(unit, vouched=await ledger_checkpoint.vouched(unit, signer(db)))
+        assert found.ok == (table in ("archive_answer", "transfer_key"))
+
+
+async def test_money_that_is_moved_behind_an_archive_is_found(db: Database, tmp_path: Path) -> None:
+    """Sums that are changed in what was kept and in the accounts alike contradict no row that is left: what was signed
+    contradicts them, and so do the files."""
+    async with db.unit(now=T0) as unit:
+        await unit.rows("select set_config('pasys.partition_rows', '10', false)")
+        alice, bob, carol, dave = await people(unit, "alice", "bob", "carol", "dave", funds=100)
+        await ledger.post(unit, [direct(alice, bob, 1) for _ in range(6)])
+        await ledger.post(unit, [direct(bob, carol, 1) for _ in range(3)])
+    await archive(db, tmp_path, to=10)
+    with psycopg.connect(db.url, autocommit=True) as superuser:
+        for table, column in (("archive_account", "account"), ("account", "id")):
+            superuser.execute(f"alter table {table} disable trigger all".encode())
+            for number, change in ((alice, 50), (dave, -50)):
+                moved = f"update {table} set credits_posted = credits_posted + %s where {column} = %s"
+                assert superuser.execute(moved.encode(), (change, number)).rowcount == 1
+    async with db.unit() as unit:
+        assert (await ledger.verify(unit)).ok, "what is left is whole"
+        for how in ({"vouched": await ledger_checkpoint.vouched(unit, signer(db))}, {"archives": tmp_path}):
+            found = await ledger.verify(unit, **how)  # type: ignore[arg-type]
+            assert "archive" in {one.what for one in found.findings}
+
+
+async def test_a_journal_must_begin_with_what_was_signed(db: Database, tmp_path: Path) -> None:
+    """Without the signature on what follows from the archived rows nothing vouches for them; another home's key cannot,
+    and says nothing."""
+    await grown(db, rounds=14)
+    await archive(db, tmp_path, to=ROWS)
+    other = open_signer(Settings(home=str(tmp_path / "other")))
+    async with db.unit() as unit:
+        assert await ledger_checkpoint.vouched(unit, other) == {}
+    with psycopg.connect(db.url, autocommit=True) as superuser:
+        superuser.execute("alter table checkpoint disable trigger all")
+        superuser.execute("delete from checkpoint")
+    async with db.unit() as unit:
+        found = await ledger.verify(unit, vouched=await ledger_checkpoint.vouched(unit, signer(db)))
+        assert [(one.what, one.seq) for one in found.findings] == [("archive", ROWS)]
+
+
+async def test_an_outsider_checks_a_file_with_the_public_key(db: Database, tmp_path: Path) -> None:
+    """Each file is proven by itself and leads to the next; another key, a forged end, and a changed row are found."""
+    await grown(db)
+    first, second = await archive(db, tmp_path, to=2 * ROWS)
+    key = signer(db).public_key
+    for one in (first, second):
+        found = checked(one.archived.path, key)
+        assert found.ok and found.transfers == ROWS and found.key_id == signer(db).key_id
+        assert (found.first_seq, found.last_seq) == (one.part.first_seq, one.part.last_seq)
+    assert first.archived.trailer.after.hash == second.archived.header.hash_before
+    assert [one.what for one in checked(first.archived.path, bytes(32)).findings] == ["key"]
+    raw = gzip.decompress(second.archived.path.read_bytes())
+    bad = tmp_path / "bad.gz"
+    changed = bytearray(raw)
+    changed[raw.index(b"\n", 20) + 200] ^= 1
+    bad.write_bytes(gzip.compress(bytes(changed)))
+    assert [one.what for one in checked(bad, key).findings] == ["archive"]
+    forged = raw.replace(second.archived.trailer.after.signature.encode(), b"00" * 64)
+    bad.write_bytes(gzip.compress(forged))
+    assert [one.what for one in checked(bad, key).findings] == ["signature"]
+    bad.write_bytes(gzip.compress(b"anything else"))
+    with pytest.raises(InvalidInput, match="no proof"):
+        checked(bad, key)
+
+
+def checked(path: Path, key: bytes) -> Checked:
+    return proof.check(path, key.hex())

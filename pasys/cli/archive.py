@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from pasys.cli.console import ask, ask_database
 from pasys.errors import JournalBusy
 
 if TYPE_CHECKING:
     from pasys.db import Database, Unit
-    from pasys.service.ledger_archive import ArchiveRow, Part
+    from pasys.service.ledger_archive import ArchiveRow, Part, Written
     from pasys.service.ledger_verify import Progress
 
+T = TypeVar("T")
 AGAIN_S, AGAIN_MAX_S = 0.5, 10.0
 
 
@@ -82,18 +83,28 @@ def run(
 async def _archive(
     database: Database, part: Part, folder: Path, timeout_s: float, progress: Progress | None
 ) -> ArchiveRow:
-    """One partition. Whoever reads the journal in a long unit is waited for, and posters meanwhile wait for nobody."""
     from pasys.adapters.signer import open_signer
     from pasys.service import ledger_archive
 
-    async with database.unit() as unit:
-        written = await ledger_archive.write(unit, open_signer(unit.settings), part, folder, progress=progress)
+    async def write(unit: Unit) -> Written:
+        return await ledger_archive.write(unit, open_signer(unit.settings), part, folder, progress=progress)
+
+    written = await _patiently(database, write, timeout_s)
+
+    async def drop(unit: Unit) -> ArchiveRow:
+        await ledger_archive.drop(unit, written)
+        return await ledger_archive.latest(unit, part.asset, part.last_seq)
+
+    return await _patiently(database, drop, timeout_s)
+
+
+async def _patiently(database: Database, step: Callable[[Unit], Awaitable[T]], timeout_s: float) -> T:
+    """Whoever reads the journal in a long unit is waited for; those who post meanwhile wait for nobody."""
     until, pause_s = time.monotonic() + timeout_s, AGAIN_S
     while True:
         try:
             async with database.unit() as unit:
-                await ledger_archive.drop(unit, written)
-                return await ledger_archive.latest(unit, part.asset, part.last_seq)
+                return await step(unit)
         except JournalBusy:
             if time.monotonic() + pause_s > until:
                 raise
@@ -101,15 +112,18 @@ async def _archive(
         pause_s = min(2 * pause_s, AGAIN_MAX_S)
 
 
-def restore(path: Path, *, progress: Progress | None) -> list[ArchiveRow]:
+def restore(path: Path, *, timeout_s: float, progress: Progress | None) -> list[ArchiveRow]:
     """Bring back the partition that a file has."""
 
-    async def question(unit: Unit) -> list[ArchiveRow]:
+    async def step(unit: Unit) -> ArchiveRow:
         from pasys.service import ledger_archive_restore
 
-        return [await ledger_archive_restore.restore(unit, path, progress=progress)]
+        return await ledger_archive_restore.restore(unit, path, progress=progress)
 
-    return ask(question)
+    async def within(database: Database) -> list[ArchiveRow]:
+        return [await _patiently(database, step, timeout_s)]
+
+    return ask_database(within)
 
 
 def listing(asset: str | None, *, limit: int) -> list[ArchiveRow]:

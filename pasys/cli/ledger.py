@@ -207,7 +207,7 @@ def archive(
     if list_:
         found, says = archives.listing(asset, limit=limit), "Nothing was ever archived."
     elif restore is not None:
-        found, says = archives.restore(restore, progress=progress), ""
+        found, says = archives.restore(restore, timeout_s=timeout, progress=progress), ""
     else:
         assert folder is not None, "one of the three was said"
         far = {"asset": asset, "before": moment(before, field="before") if before else None, "to": to}

@@ -6,7 +6,7 @@ import gzip
 import os
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -48,11 +48,16 @@ def writing(path: Path) -> Iterator[tuple[Path, Callable[[bytes], object]]]:
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        scratch.unlink(missing_ok=True)
+        _forget(scratch)
         raise InvalidInput(field="dir", reason=f"{path.parent}: {error.strerror}") from None
     except BaseException:
-        scratch.unlink(missing_ok=True)
+        _forget(scratch)
         raise
+
+
+def _forget(scratch: Path) -> None:
+    with suppress(OSError):  # there may be no such folder
+        scratch.unlink()
 
 
 def settle(scratch: Path, path: Path) -> None:
