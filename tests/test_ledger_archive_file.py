@@ -5,8 +5,10 @@ from __future__ import annotations
 import gzip
 import random
 import signal
+from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import psycopg
 import pytest
 
@@ -14,8 +16,10 @@ from pasys.adapters.signer import open_signer
 from pasys.cli import proof
 from pasys.config import Settings
 from pasys.db import Database
+from pasys.domain import ledger_archive as ledger_archive_format
+from pasys.domain import ledger_chain
 from pasys.domain.ledger_proof import Checked
-from pasys.errors import ArchiveBroken, ArchiveOutOfOrder, InvalidInput
+from pasys.errors import ArchiveBroken, ArchiveOutOfOrder, BooksDoNotHold, InvalidInput, JournalBusy
 from pasys.service import ledger, ledger_archive, ledger_archive_restore, ledger_checkpoint, ledger_partition
 from tests.archive_kit import POINTS, ROWS, archive, dying, grown, signer
 from tests.ledger_kit import T0, direct, people
@@ -65,6 +69,58 @@ async def test_nothing_is_dropped_for_a_file_that_is_not_right(db: Database, tmp
     async with db.unit() as unit:
         assert (await ledger.verify(unit)).ok and await ledger_archive.listing(unit) == []
         assert (await ledger_partition.partitions(unit))[0].first_seq == 1
+
+
+@pytest.mark.parametrize("change", ["amount = amount + 1", "effective_at = effective_at + interval '1 s'"])
+async def test_what_does_not_hold_is_not_archived(db: Database, tmp_path: Path, change: str) -> None:
+    """A row that was changed behind the ledger's back stays where it is, and no file is left."""
+    await grown(db, rounds=14)
+    with psycopg.connect(db.url, autocommit=True) as superuser:
+        superuser.execute("alter table transfer_usd_1 disable trigger all")
+        superuser.execute(f"update transfer_usd_1 set {change} where seq = 17".encode())
+    with pytest.raises(BooksDoNotHold, match=r"\(row 17\)"):
+        await archive(db, tmp_path, to=ROWS)
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_an_archive_of_other_books_is_in_the_way(db: Database, tmp_path: Path) -> None:
+    """A whole file that has the name, and not the rows, is not overwritten; nor are the rows behind a gap archived, or
+    brought back from a file of other books."""
+    await grown(db, rounds=14)
+    async with db.unit() as unit:
+        _, second = await ledger_archive.plan(unit, "USD", to=2 * ROWS)
+    with pytest.raises(JournalBusy):
+        async with db.unit() as unit:
+            await ledger_archive.write(unit, signer(db), second, tmp_path)
+    (written,) = await archive(db, tmp_path, to=ROWS)
+    theirs = files_of_other_books(written.archived.path)
+    async with db.unit() as unit:
+        await ledger_archive_restore.restore(unit, written.archived.path)
+    written.archived.path.write_bytes(theirs)
+    with pytest.raises(ArchiveBroken, match="with other rows"):
+        await archive(db, tmp_path, to=ROWS)
+    assert written.archived.path.read_bytes() == theirs
+    await archive(db, tmp_path / "again", to=ROWS)
+    with pytest.raises(ArchiveBroken, match="other rows than those that were archived"):
+        async with db.unit() as unit:
+            await ledger_archive_restore.restore(unit, written.archived.path)
+
+
+def files_of_other_books(path: Path) -> bytes:
+    """A file that is whole, with one amount that is another and all hashes behind it made anew."""
+    with gzip.open(path) as packed:
+        reading = ledger_archive_format.Reading(packed.read)
+        blocks = list(reading.blocks())
+    assert reading.trailer is not None
+    made, hash = [reading.header.encode()], bytes.fromhex(reading.header.hash_before)
+    for block in blocks:
+        rows = block.rows.copy()
+        rows["amount"][5] += 1
+        hash = ledger_chain.follow(hash, rows, block.texts)[-32:]
+        made.append(ledger_archive_format.encode_block(rows, block.texts))
+    after = replace(reading.trailer.after, hash=hash.hex())
+    made.append(msgspec.structs.replace(reading.trailer, after=after).encode())
+    return gzip.compress(b"".join(made))
 
 
 async def test_every_changed_byte_of_a_file_is_found(db: Database, tmp_path: Path) -> None:
@@ -257,3 +313,21 @@ async def test_an_outsider_checks_a_file_with_the_public_key(db: Database, tmp_p
 
 def checked(path: Path, key: bytes) -> Checked:
     return proof.check(path, key.hex())
+
+
+async def test_what_comes_back_is_not_read_again_under_the_lock(db: Database, tmp_path: Path) -> None:
+    """PostgreSQL attaches a partition without reading it: posters wait for the change of a catalogue, and no longer."""
+    await grown(db, rounds=14)
+    (written,) = await archive(db, tmp_path, to=ROWS)
+    said: list[str] = []
+    async with db.unit() as unit:
+        unit.driver.add_notice_handler(lambda notice: said.append(notice.message_primary or ""))
+        await unit.rows("set local client_min_messages = debug1")
+        await ledger_archive_restore.restore(unit, written.archived.path)
+    wanted = 'partition constraint for table "transfer_usd_1" is implied by existing constraints'
+    assert wanted in said
+    async with db.unit() as unit:
+        constraints = (
+            "select conname from pg_constraint where conrelid = 'transfer_usd_1'::regclass and conname = 'bounds'"
+        )
+        assert await unit.rows(constraints) == []

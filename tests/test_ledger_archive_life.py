@@ -15,9 +15,9 @@ from pasys.config import Settings
 from pasys.db import Database
 from pasys.errors import HistoryArchived
 from pasys.money import Money
-from pasys.service import account, ledger, refund, trace, transaction, transaction_state
+from pasys.service import account, ledger, ledger_checkpoint, refund, trace, transaction, transaction_state
 from pasys.service.transaction import Draft
-from tests.archive_kit import ROWS, archive, grown
+from tests.archive_kit import ROWS, archive, grown, signer
 from tests.ledger_kit import T0, direct
 from tests.support import balance_of, daemons, eventually, open_accounts, pay, until_status
 
@@ -70,6 +70,9 @@ async def test_an_archived_payment_is_refunded_and_an_archived_transfer_reversed
         await eventually(completed)
     async with db.unit() as unit:
         assert (await ledger.verify(unit)).ok and (await ledger.verify(unit, archives=tmp_path)).ok
+        assert {made.asset for made in await ledger_checkpoint.checkpoint(unit, signer(db))} == {"USD"}
+        starts = await ledger_checkpoint.starts(unit, signer(db))
+        assert (await ledger.verify(unit, starts=starts)).transfers == 0
 
 
 async def test_a_story_says_which_of_its_lines_are_in_a_file(
@@ -172,6 +175,10 @@ async def test_the_command_archives_lists_restores_and_verifies(db: Database, pa
     assert code == 0 and (found["first_seq"], found["transfers"]) == (61, 60)
     code, told = await pasys("ledger", "export", "--proof", tmp_path / "x.proof", "--asset", "USD")
     assert code == 3 and told["error"]["facts"]["file"] == first
+    proof = tmp_path / "left.proof"
+    code, told = await pasys("ledger", "export", "--proof", proof, "--asset", "USD", "--from", 2 * ROWS + 1)
+    assert code == 0 and told["before"]["seq"] == 2 * ROWS, "the files' last signature is where the rest begins"
+    assert (await pasys("ledger", "verify", "--proof", proof))[0] == 0
     code, told = await pasys(*archive_, "--restore", first)
     assert code == 4 and told["error"]["code"] == "archive_out_of_order"
     for file in (last, first):
