@@ -125,6 +125,15 @@ class Bus:
         except NotFoundError:
             await self.js.add_stream(config)
 
+    async def empty(self) -> None:
+        """Forget all messages, dead letters and consumers; the streams stand anew. Raises BusUnavailable."""
+        try:
+            for name in (self.events, self.dead):
+                await self.js.delete_stream(name)
+            await self._ensure_streams()
+        except (*BUS_ERRORS, APIError) as error:
+            raise BusUnavailable(reason=str(error) or type(error).__name__) from None
+
     async def publish(self, announcements: Sequence[Announcement]) -> list[str]:
         """Publish, all in flight at once; the ids that the server has acknowledged."""
         if not announcements or not self._client.is_connected:

@@ -151,7 +151,7 @@ class RedisCounters:
         self._redis: Redis = Redis.from_url(
             url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S, retry=Retry(NoBackoff(), 1)
         )
-        self._stem = f"{{{prefix}:velocity}}"  # in braces: a cluster keeps all of it in one place
+        self._stem = _stem(prefix)
         self._marker, self._claim = f"{self._stem}:whole", f"{self._stem}:rebuilding"
         self._books = books
         self._count_script = self._redis.register_script(_COUNT)
@@ -300,6 +300,21 @@ class RedisCounters:
                 pipe.zadd(key, members, nx=True)
                 pipe.pexpire(key, KEEP_S * 1_000)
             await pipe.execute()
+
+
+async def forget_counters(url: str, *, prefix: str) -> int:
+    """Delete all counters of a namespace, which are filled anew when they are next asked for; how many keys.
+
+    Raises VelocityUnavailable.
+    """
+    async with Redis.from_url(url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S) as redis:
+        with _redis_errors():
+            await redis.delete(f"{_stem(prefix)}:whole")  # first: from here on nobody takes the rest for all
+            return sum([await redis.delete(key) async for key in redis.scan_iter(match=f"{_stem(prefix)}:*")])
+
+
+def _stem(prefix: str) -> str:
+    return f"{{{prefix}:velocity}}"  # in braces: a cluster keeps all of it in one place
 
 
 @contextlib.contextmanager

@@ -264,7 +264,7 @@ async def send(unit: Unit, refund_id: str) -> RefundSent | None:
     if row.status != Status.RESERVED:
         return None
     payment = await one(unit, row.transaction_id)
-    await unit.rows(
+    sent_at = await unit.value(
         SQL["record_attempt"],
         id=refund_id,
         transaction_id=row.transaction_id,
@@ -274,7 +274,7 @@ async def send(unit: Unit, refund_id: str) -> RefundSent | None:
         now=unit.now,
     )
     await _move(unit, row, Status.SENT)
-    return sent(row, psp=payment.rail, psp_reference=payment.psp_reference, sent_at=unit.now, again=False)
+    return sent(row, psp=payment.rail, psp_reference=payment.psp_reference, sent_at=sent_at, again=False)
 
 
 def sent(row: Any, *, psp: str, psp_reference: str, sent_at: Any, again: bool) -> RefundSent:

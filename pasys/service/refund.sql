@@ -41,9 +41,12 @@ select from_status from transaction_history
  where transaction_id = %(id)s and to_status = 'refunding'
  order by at desc limit 1;
 
--- :record_attempt   the PSP is going to be asked
+-- :record_attempt   the PSP is going to be asked. What is on record already was perhaps done before a restore, and stays
+-- as old as it is.
 insert into attempt (entity_id, step, transaction_id, psp, asset, amount_minor, outcome, requested_at)
-values (%(id)s, 'refund', %(transaction_id)s, %(psp)s, %(asset)s, %(amount_minor)s, 'requested', %(now)s);
+values (%(id)s, 'refund', %(transaction_id)s, %(psp)s, %(asset)s, %(amount_minor)s, 'requested', %(now)s)
+    on conflict (entity_id, step) do update set outcome = excluded.outcome
+returning requested_at;
 
 -- :finish_attempt   the PSP has answered
 update attempt

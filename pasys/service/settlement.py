@@ -45,7 +45,7 @@ PAYMENT_STEPS = ["authorise", "capture"]
 async def prepare(unit: Unit, events: Sequence[FraudCleared]) -> list[SettlementRequested]:
     """Record the attempts of cleared transactions; from here on they cannot be cancelled."""
     rows = await unit.rows(SQL["prepare"], ids=[event.transaction_id for event in events], now=unit.now)
-    return [_request(row, requested_at=unit.now, again=False, reference=None) for row in rows]
+    return [_request(row, requested_at=row.requested_at, again=False, reference=None) for row in rows]
 
 
 def _request(row: Any, *, requested_at: Any, again: bool, reference: str | None) -> SettlementRequested:
@@ -361,4 +361,4 @@ async def notice(unit: Unit, events: Iterable[PspNotified]) -> list[SettlementRe
     """A PSP spoke of transactions whose outcome is unknown: ask at once. Of the others we have heard by ourselves."""
     named = sorted({event.transaction_id for event in events if event.transaction_id and not event.refund_id})
     rows = await unit.rows(SQL["noticed"], ids=named) if named else []
-    return [_request(row, requested_at=row.settling_at, again=True, reference=row.psp_reference) for row in rows]
+    return [_request(row, requested_at=row.requested_at, again=True, reference=row.psp_reference) for row in rows]

@@ -1,6 +1,7 @@
 -- Settlement: what was asked of a PSP, and what it said. Attempts are on record before anybody is asked.
 
--- :prepare   cleared transactions go to settlement, once; their attempts are on record from here on
+-- :prepare   cleared transactions go to settlement, once; their attempts are on record from here on. Those that are on
+-- record already were perhaps made before a restore, and stay as old as they are.
 with picked as (
     select id from transaction
      where id = any (%(ids)s::text[]) and status = 'pending' and settling_at is null and rail <> 'book'
@@ -12,9 +13,12 @@ begun as (
 recorded as (
     insert into attempt (entity_id, step, transaction_id, psp, asset, amount_minor, outcome, requested_at)
     select id, step, id, rail, asset, amount_minor, 'requested', %(now)s
-      from begun, (values ('authorise'), ('capture')) as steps (step))
-select b.id, b.rail, b.asset, b.amount_minor, b.payment_method, a.name as customer
+      from begun, (values ('authorise'), ('capture')) as steps (step)
+        on conflict (entity_id, step) do update set outcome = excluded.outcome
+    returning entity_id, step, requested_at)
+select b.id, b.rail, b.asset, b.amount_minor, b.payment_method, r.requested_at, a.name as customer
   from begun b
+  join recorded r on r.entity_id = b.id and r.step = 'authorise'
   join account a on a.id = case when b.kind = 'deposit' then b.credit_account else b.debit_account end;
 
 -- :succeeded   both steps' attempts, with what the PSP said
@@ -87,8 +91,9 @@ update attempt set ask_after = %(now)s
 returning entity_id, step;
 
 -- :noticed   pending transactions whose outcome is unknown, of which a PSP has just spoken
-select t.id, t.rail, t.asset, t.amount_minor, t.payment_method, t.settling_at, t.psp_reference, acc.name as customer
+select t.id, t.rail, t.asset, t.amount_minor, t.payment_method, a.requested_at, t.psp_reference, acc.name as customer
   from transaction t
+  join attempt a on a.entity_id = t.id and a.step = 'authorise'
   join account acc on acc.id = case when t.kind = 'deposit' then t.credit_account else t.debit_account end
  where t.id = any (%(ids)s::text[]) and t.status = 'pending' and t.outcome = 'unknown' and t.settling_at is not null
  order by t.id;
