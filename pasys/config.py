@@ -74,6 +74,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     refund_approval_above: dict[str, str] = msgspec.field(default_factory=lambda: dict(_APPROVAL_ABOVE))
     checkpoint_every_s: int = 3_600
     signing_key_file: str | None = None
+    backup_dir: str | None = None
     reconcile_every_s: int = 3_600
     reconcile_settle_s: int = 60
 
@@ -87,6 +88,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     @property
     def home_path(self) -> Path:
         return Path(self.home)
+
+    @property
+    def backups_path(self) -> Path:
+        """Where base backups and the archived journal lie: `backup_dir`, which may be relative to the home."""
+        return self.home_path / (self.backup_dir or "backups")
 
     @property
     def who(self) -> str:

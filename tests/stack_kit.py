@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -48,6 +49,29 @@ def home() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="pasys-t-", ignore_cleanup_errors=True) as folder:
         yield Path(folder) / "home"
         client.down(Path(folder) / "home", timeout_s=10)
+
+
+@pytest.fixture
+def small_disk() -> Iterator[Path]:
+    """A disk of 300 MB; what runs in a home there is stopped."""
+    with tempfile.TemporaryDirectory(prefix="pasys-d-") as folder:
+        command = ["mount", "-t", "tmpfs", "-o", "size=300m", "tmpfs", folder]
+        if os.geteuid() != 0 or subprocess.run(command, capture_output=True, check=False).returncode:
+            pytest.skip("only root may mount a small disk")
+        try:
+            yield Path(folder)
+            client.down(Path(folder) / "home", timeout_s=10)
+        finally:
+            subprocess.run(["umount", "-l", folder], check=True)
+
+
+def fill(path: Path) -> None:
+    with path.open("ab", buffering=0) as file:
+        while True:
+            try:
+                file.write(b"x" * 65_536)
+            except OSError:
+                return
 
 
 def until(condition: Callable[[], object], *, timeout_s: float = 20) -> None:

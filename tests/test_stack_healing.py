@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import subprocess
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import psycopg
@@ -21,9 +19,9 @@ from pasys.stack.postgres import Postgres
 from pasys.stack.server import until_ready
 from pasys.stack.servers import running_servers
 from tests import stack_kit
-from tests.stack_kit import STAY, ask, pid_of, processes_of, states, supervisor_pid, until
+from tests.stack_kit import STAY, ask, fill, pid_of, processes_of, states, supervisor_pid, until
 
-home, programs = stack_kit.home, stack_kit.programs
+home, programs, small_disk = stack_kit.home, stack_kit.programs, stack_kit.small_disk
 
 
 # After a kill --------------------------------------------------------------------------------------------------------
@@ -102,28 +100,6 @@ def test_a_crash_loop_is_visible_and_fails_up(home: Path, programs: Callable[...
 
 
 # With a full disk ----------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def small_disk() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="pasys-d-") as folder:
-        command = ["mount", "-t", "tmpfs", "-o", "size=300m", "tmpfs", folder]
-        if os.geteuid() != 0 or subprocess.run(command, capture_output=True, check=False).returncode:
-            pytest.skip("only root may mount a small disk")
-        try:
-            yield Path(folder)
-            client.down(Path(folder) / "home", timeout_s=10)
-        finally:
-            subprocess.run(["umount", "-l", folder], check=True)
-
-
-def fill(path: Path) -> None:
-    with path.open("ab", buffering=0) as file:
-        while True:
-            try:
-                file.write(b"x" * 65_536)
-            except OSError:
-                return
 
 
 def test_a_full_disk_is_said_and_heals(small_disk: Path) -> None:

@@ -60,6 +60,8 @@ def _why(settings: Settings, stack: StackStatus, services: list[dict[str, Any]],
         return envelope(StackNotRunning(home=settings.home))
     if stack.trouble is not None:
         return envelope(stack.trouble.error())
+    if stack.warning is not None and all(service.healthy for service in stack.services):
+        return envelope(stack.warning.error())
     ill = next(row for row in services if row["state"] not in ("ready", "external"))
     return envelope(ServiceFailed(service=ill["name"], reason=ill["last_error"] or f"it is {ill['state']}"))
 

@@ -105,7 +105,7 @@ def down(
         confirm(f"Delete all data of {place}, for good?", yes)
     stopped = client.down(place, destroy=destroy)
     say("Stopped." if stopped else f"Nothing ran in {place}.")
-    say("The data are deleted." if destroy else "The data stay.")
+    say("The data are deleted; backups stay." if destroy else "The data stay.")
 
 
 @app.command("restart", examples="pasys restart settlement\npasys restart postgres")

@@ -48,6 +48,8 @@ TREE: dict[str, dict[str, Entry]] = {
         "events": Entry("events", "The bus: who says what to whom, tail, dead letters, replay."),
         "daemon": Entry("daemon", "One daemon in the foreground, for systemd, Compose and Kubernetes."),
         "migrate": Entry("migrate", "The database's schema: plan, bring up to date, look."),
+        "backup": Entry("backup", "A base backup of the embedded database, and what there is.", "backup"),
+        "restore": Entry("restore", "The embedded database as it was at a time; or a drill.", "restore"),
         "bench": Entry("bench", "Measured speed, with the hardware stated."),
     },
 }

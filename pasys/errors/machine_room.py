@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pasys.errors.base import Broken, Conflict, Invalid, NotFound, Refused, TimedOut, Unavailable
+from pasys.errors.base import Broken, Conflict, Integrity, Invalid, NotFound, Refused, TimedOut, Unavailable
 
 
 class StackNotRunning(Unavailable):
@@ -48,6 +48,62 @@ class DiskFull(Unavailable):
 class HomeInUse(Conflict):
     says = "{home} is in use by process {pid}"
     fix = "Use another --home, or stop that process with `pasys down`."
+
+
+class DaemonsAtWork(Conflict):
+    says = "daemons are at work on these books: {daemons}"
+    fix = "Stop them all first, and ask again."
+
+
+class BackupNotOurs(Refused):
+    says = "DATABASE_URL names a PostgreSQL of your own, which pasys does not {verb}"
+    fix = "Use pgBackRest, Barman or WAL-G there; the README says what to set."
+
+
+class BackupFailed(Unavailable):
+    says = "no backup was taken: {reason}"
+    fix = "`pasys doctor` names what is wrong; what was begun is cleared away by the next backup."
+
+
+class BackupDamaged(Integrity):
+    says = "backup {backup} is damaged: {reason}"
+    fix = "Take another with `pasys backup`, and look at the disk that held it."
+
+
+class NoBackup(NotFound):
+    says = "there is no backup in {folder}"
+    fix = "`pasys backup` takes one; `backup_dir` in pasys.toml says where they lie."
+
+
+class TimeOutOfReach(NotFound):
+    says = "{to} cannot be restored: the backups reach from {first} to {last}"
+    fix = "Choose a TIME in between; `pasys backup --list` shows what there is."
+
+
+class TimeLeftBehind(Refused):
+    says = "{to} lies in what was left behind at {at}, when the books went back to {back_to}"
+    fix = "`--timeline {timeline}` restores from what was left behind; without it choose another TIME."
+
+
+class ArchiveGap(Integrity):
+    says = "the archive in {folder} lacks {missing}, which is needed behind backup {backup}"
+    fix = "Bring that file back, or choose a TIME before the gap; then take a new backup."
+
+
+class RestoreFailed(Unavailable):
+    says = "nothing was restored: {reason}"
+    fix = "`pasys logs` shows more, under `restoring` or `drill`. The data folder is as it was."
+
+
+class RestoreUnfinished(Unavailable):
+    says = "what was restored waits for its place until the archive in {folder} can be written: {reason}"
+    fix = "Make room there, and make it writable; then `pasys up -d` ends the restore."
+
+
+class ArchiveBehind(Unavailable):
+    says = "the WAL has not reached the archive in {folder} since {since}, and is kept beside the data meanwhile"
+    fix = "Make room there, and make it writable: until the disk of the data is full, payments go on. \
+`pasys logs postgres` says what failed."
 
 
 class ServiceNotFound(NotFound):

@@ -87,7 +87,10 @@ def run_foreground(
 
 
 def down(home: Path, *, destroy: bool = False, timeout_s: float = 30) -> bool:
-    """Stop in order; whether anything ran. With `destroy`, delete data, logs, secrets and run files, not pasys.toml."""
+    """Stop in order; whether anything ran. With `destroy`, delete data, logs, secrets and run files.
+
+    pasys.toml stays, and so do backups.
+    """
     place = Home(home.absolute())
     found = status(home)
     if found.running and found.supervisor is not None:

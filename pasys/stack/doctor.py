@@ -14,6 +14,7 @@ from pasys.config import Settings
 from pasys.errors import PasysError
 from pasys.stack import client, disk, identity, locate, plan, ports
 from pasys.stack.home import SOCKET_NAME_MAX, SOCKET_PATH_MAX, Home, read_json
+from pasys.stack.postgres import ARCHIVED
 
 PYTHON_MIN = (3, 11)
 SPACE_WANTED_BYTES = 1024 * disk.MIB
@@ -33,7 +34,7 @@ class Finding:
 def doctor(home: Path) -> list[Finding]:
     """Every check, in the order in which a fault would show."""
     place = Home(home.absolute())
-    findings = [_python(), *_home(place), _space(place), _clock(), _socket_length(place)]
+    findings = [_python(), *_home(place), _space(place), *_replaced(place), _clock(), _socket_length(place)]
     try:
         operator = config.load(place.root, recorded=False)
     except PasysError as error:
@@ -46,7 +47,7 @@ def doctor(home: Path) -> list[Finding]:
         return [*findings, Finding("stack", True, "nothing is running; `pasys up -d` starts it")]
     findings += [_service(place, state) for state in status.services]
     findings += [] if any(not finding.ok for finding in findings) else [_schema(place)]
-    return findings
+    return findings if operator.database_url else [*findings, *_archive(place, operator)]
 
 
 def _python() -> Finding:
@@ -79,6 +80,11 @@ def _space(place: Home) -> Finding:
         fix = f"Free some space: {disk.words(SPACE_WANTED_BYTES)} is the least for calm work."
         return Finding("disk", False, says, fix)
     return Finding("disk", True, says)
+
+
+def _replaced(place: Home) -> Iterator[Finding]:
+    for folder in sorted(place.data.glob("postgres.before-*")):
+        yield Finding("disk", True, f"{folder} is what a restore replaced; delete it when nobody needs it any more")
 
 
 def _clock() -> Finding:
@@ -144,3 +150,27 @@ def _schema(place: Home) -> Finding:
     except PasysError as error:
         return Finding("schema", False, str(error), error.advice)
     return Finding("schema", True, f"at revision {migration.HEAD}")
+
+
+def _archive(place: Home, operator: Settings) -> Iterator[Finding]:
+    """Whether the WAL reaches the archive. While it does not, PostgreSQL keeps it, and its disk fills."""
+    import psycopg
+
+    if not (place.data / "postgres" / ARCHIVED).exists():
+        yield Finding("archive", True, "there is no backup; `pasys backup` takes the first, and begins the archive")
+        return
+    asked = """select last_failed_wal from pg_stat_archiver
+                where last_failed_time > coalesce(last_archived_time, '-infinity')"""
+    try:
+        url = config.load(place.root).require("database_url")
+        with psycopg.connect(url, connect_timeout=5, autocommit=True) as connection:
+            failed = connection.execute(asked).fetchone()
+    except (psycopg.OperationalError, PasysError):
+        return  # that PostgreSQL is down has been said
+    folder = operator.backups_path
+    if failed is None:
+        says = f"the WAL reaches the archive in {folder}"
+        yield Finding("archive", True, f"{says}, {disk.words(disk.free(folder))} free")
+        return
+    fix = f"Make room in {folder}, and make it writable; `pasys logs postgres` says what failed ({failed[0]})."
+    yield Finding("archive", False, "the WAL does not reach the archive, and is kept beside the data meanwhile", fix)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import signal
+import struct
 import subprocess
+import sys
 from functools import cached_property
 from pathlib import Path
 from urllib.parse import quote
 
 from pasys.errors import DataTooNew, DiskFull, HomeInUse, ServiceFailed
-from pasys.stack import locate, pgwire, process
+from pasys.stack import archive, locate, pgwire, process
 from pasys.stack.home import Home
 from pasys.stack.identity import accepted
 from pasys.stack.server import NotReady
@@ -51,16 +54,32 @@ timezone = 'UTC'
 log_line_prefix = '%m [%p] '
 log_checkpoints = off
 """
+# The first backup begins the archive: without one the WAL would only fill a disk. That needs no restart, because
+# the archiver runs from the start, with a command that keeps nothing. From then on a piece of the WAL goes to the
+# archive when it is full, or after this long if anything was written.
+_ARCHIVING = """\
+archive_mode = on
+archive_timeout = {timeout_s}s
+archive_command = {command}
+"""
+ARCHIVE_TIMEOUT_S = 60
+ARCHIVED = "pasys.archived"  # in the data folder, from the first backup on
 
 
 class Postgres:
-    """`port` opens TCP on loopback besides the socket; `durable=False` is for tests only: a power cut loses data."""
+    """`port` opens TCP on loopback besides the socket; `durable=False` is for tests only: a power cut loses data.
+
+    `backups` is the folder under which the WAL is archived from the first backup on; without one it never is.
+    """
 
     name = "postgres"
     stop_signals = ((signal.SIGINT, 20.0), (signal.SIGQUIT, 5.0), (signal.SIGKILL, 5.0))
 
-    def __init__(self, home: Home, *, port: int | None = None, durable: bool = True) -> None:
+    def __init__(
+        self, home: Home, *, port: int | None = None, durable: bool = True, backups: Path | None = None
+    ) -> None:
         self.home = home
+        self.backups = backups
         self.port = port or SOCKET_PORT
         self.listens = port is not None
         self.durable = durable
@@ -86,7 +105,7 @@ class Postgres:
         """Raises ServerMissing, DataTooNew, HomeInUse, DiskFull, ServiceFailed."""
         if self.data.exists():
             self._check_version()
-            self._heal()
+            self.heal()
         else:
             self._create()
         self.identity.own(self.data)
@@ -126,7 +145,10 @@ class Postgres:
         listen = "127.0.0.1" if self.listens else ""
         folder = str(self.sockets).replace('"', '""').replace("'", "''")  # a quoted item of a list in a quoted string
         durable = "on" if self.durable else "off"
-        return _SETTINGS.format(listen=listen, port=self.port, sockets=f"'\"{folder}\"'", durable=durable)
+        text = _SETTINGS.format(listen=listen, port=self.port, sockets=f"'\"{folder}\"'", durable=durable)
+        if self.backups is None:
+            return text
+        return text + archiving(wal_folder(self.backups, self.data) if (self.data / ARCHIVED).exists() else None)
 
     def _create(self) -> None:
         """initdb beside the final place: a cluster is either whole or not there."""
@@ -166,8 +188,11 @@ class Postgres:
         if found != have:
             raise DataTooNew(path=str(self.data), found=found, have=have)
 
-    def _heal(self) -> None:
-        """End what an earlier supervisor left running in this cluster, and remove what would keep a new one out."""
+    def heal(self) -> None:
+        """End what an earlier supervisor left running in this cluster, and remove what would keep a new one out.
+
+        Raises HomeInUse for what does not end.
+        """
         pid_file = self.data / "postmaster.pid"
         if not pid_file.exists():
             return
@@ -187,6 +212,38 @@ class Postgres:
         # The pid inside may belong to anybody by now, and PostgreSQL would believe it.
         for stale in (pid_file, self._socket, self._socket.with_name(f"{self._socket.name}.lock")):
             stale.unlink(missing_ok=True)
+
+
+def own_backups(backups: Path, data: Path) -> Path:
+    """The folder of a cluster's backups: a cluster made anew in the same home never meets those of an earlier one."""
+    with (data / "global" / "pg_control").open("rb") as file:
+        return backups / str(struct.unpack("=Q", file.read(8))[0])  # the system identifier
+
+
+def wal_folder(backups: Path, data: Path) -> Path:
+    return own_backups(backups, data) / "wal"
+
+
+def archiving(folder: Path | None) -> str:
+    """The settings that archive the WAL into a folder, or nowhere yet. A folder that is missing is not made: on a
+    disk that is not mounted the WAL would go where nobody looks for it."""
+    if folder is None:
+        return _ARCHIVING.format(timeout_s=0, command=setting("true"))
+    return _ARCHIVING.format(timeout_s=ARCHIVE_TIMEOUT_S, command=setting(archive_words("keep", "%p", folder)))
+
+
+def archive_words(do: str, *words: str | Path) -> str:
+    """A command for the shell: archive.py run by this interpreter, `%p` and `%f` left for PostgreSQL to fill in."""
+
+    def quoted(word: str | Path) -> str:
+        return f'"{word}"' if word in ("%p", "%f") else shlex.quote(str(word)).replace("%", "%%")
+
+    return " ".join(map(quoted, (sys.executable, "-I", "-S", Path(archive.__file__), do, *words)))
+
+
+def setting(value: str) -> str:
+    """A value as postgresql.conf wants it."""
+    return "'" + value.replace("\\", "\\\\").replace("'", "''") + "'"
 
 
 def _first_pid(pid_file: Path) -> int:

@@ -62,16 +62,18 @@ class Trouble:
 
 @dataclass(frozen=True, slots=True)
 class StackStatus:
-    """`running` says that a supervisor lives; `trouble` is what keeps the whole stack from working, if anything."""
+    """`running` says that a supervisor lives; `trouble` is what keeps the whole stack from working, if anything;
+    `warning` is what will, if nobody looks after it."""
 
     running: bool = False
     supervisor: SupervisorState | None = None
     services: list[ServiceState] = field(default_factory=list)
     trouble: Trouble | None = None
+    warning: Trouble | None = None
 
     @property
     def healthy(self) -> bool:
-        return self.running and self.trouble is None and all(service.healthy for service in self.services)
+        return self.running and not (self.trouble or self.warning) and all(service.healthy for service in self.services)
 
 
 def encode(status: StackStatus) -> bytes:

@@ -21,14 +21,15 @@ import msgspec
 
 from pasys import __version__, config
 from pasys.config import Settings
-from pasys.errors import PasysError, ServiceNotFound
-from pasys.stack import control, external, plan, process
+from pasys.errors import ArchiveBehind, PasysError, ServiceNotFound
+from pasys.stack import control, external, plan, process, restore, wal
 from pasys.stack.disk import LOW_BYTES, ROOM_BYTES, Disk, rotate
 from pasys.stack.home import Home, take_lock, write_private
 from pasys.stack.nats import Nats
 from pasys.stack.nurse import Nurse
 from pasys.stack.plan import NURSERY, Program
 from pasys.stack.postgres import Postgres
+from pasys.stack.recovery import words
 from pasys.stack.runner import ExternalRunner, NurseryRunner, ProgramRunner, Runner, ServerRunner
 from pasys.stack.server import Server
 from pasys.stack.service import Service
@@ -37,6 +38,7 @@ from pasys.stack.valkey import Valkey
 
 WATCH_EVERY_S = 0.5
 ROTATE_EVERY_S = 10.0
+ARCHIVE_LATE_S = 30.0  # PostgreSQL tries three times, a second apart, and then once a minute
 EXIT_TROUBLE = 7
 RANK = {"daemon": 0, "face": 1, "program": 2, "nursery": 3, "server": 4}
 
@@ -47,6 +49,7 @@ class Supervisor:
         self.only = only
         self.services: dict[str, Service] = {}
         self.trouble: PasysError | None = None
+        self.warning: ArchiveBehind | None = None
         self.nurse = Nurse(home, bare=plan.test_programs() is not None)
         self.disk = Disk(home)
         self.disk_was_full = False
@@ -61,7 +64,9 @@ class Supervisor:
     @property
     def status(self) -> StackStatus:
         trouble = Trouble.of(self.trouble) if self.trouble else None
-        return StackStatus(True, self.self_state, [service.state for service in self.services.values()], trouble)
+        warning = Trouble.of(self.warning) if self.warning else None
+        services = [service.state for service in self.services.values()]
+        return StackStatus(True, self.self_state, services, trouble, warning)
 
     def changed(self) -> None:
         """Publish the state once per turn of the loop."""
@@ -88,15 +93,15 @@ class Supervisor:
             if (url := getattr(operator, plan.EXTERNAL_FIELDS[name])) is not None:
                 self._add(name, "server", ExternalRunner(lambda probe=probe, url=url: probe(url)), needs=())
                 continue
-            server = self._server(name, port_of.get(name))
+            server = self._server(name, port_of.get(name), operator.backups_path)
             self.servers[name] = server
             before_start = self._make_room if name == "postgres" else lambda: None
             self._add(name, "server", ServerRunner(server, before_start=before_start), needs=())
         self._add(NURSERY, "program", NurseryRunner(self.nurse), needs=())
 
-    def _server(self, name: str, port: int | None) -> Server:
+    def _server(self, name: str, port: int | None, backups: Path) -> Server:
         if name == "postgres":
-            return Postgres(self.home, port=port)
+            return Postgres(self.home, port=port, backups=backups)
         assert port is not None
         return Nats(self.home, port=port) if name == "nats" else Valkey(self.home, port=port)
 
@@ -120,6 +125,7 @@ class Supervisor:
     async def run(self) -> int:
         """Start everything and keep it alive until told to stop; the exit code."""
         operator = config.load(self.home.root, recorded=False)
+        restore.finish(self.home, operator.backups_path)
         self.disk.check(first=not (self.home.data / "postgres").exists())
         port_of = plan.choose_ports(self.home, operator)
         self.plan_servers(operator, port_of)
@@ -222,7 +228,7 @@ class Supervisor:
     # What it watches -------------------------------------------------------------------------------------------------
 
     async def watch(self) -> None:
-        """Look after the disk and the logs."""
+        """Look after the disk, the logs and the archive."""
         rotate_in_s = 0.0
         while True:
             await self._watch_disk()
@@ -230,6 +236,7 @@ class Supervisor:
                 rotate_in_s = ROTATE_EVERY_S
                 for log in self.home.logs.glob("*.log"):
                     rotate(log)
+                self._watch_archive()
             await asyncio.sleep(WATCH_EVERY_S)
 
     def _make_room(self) -> None:
@@ -245,6 +252,19 @@ class Supervisor:
             await self._disk_has_room()
         elif not self.disk_was_full and self.disk.keep_ballast() and self.trouble and not self.over.is_set():
             self.trouble = None
+            self.changed()
+
+    def _watch_archive(self) -> None:
+        """What PostgreSQL cannot archive it keeps: nothing is lost, until its disk is full."""
+        if not isinstance(server := self.servers.get("postgres"), Postgres) or server.backups is None:
+            return
+        since = wal.waiting_since(server.data)
+        behind = since is not None and (datetime.now(UTC) - since).total_seconds() > ARCHIVE_LATE_S
+        if behind and since is not None and (self.warning is None or self.warning.facts["since"] != words(since)):
+            self.warning = ArchiveBehind(folder=str(server.backups), since=words(since))
+            self.changed()
+        elif not behind and self.warning is not None:
+            self.warning = None
             self.changed()
 
     def _disk_is_full(self, complaining: list[str]) -> None:
