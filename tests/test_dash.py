@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
 import pytest
-from textual.pilot import Pilot
 from textual.widgets import DataTable, Input
 
 from pasys.cli.main import run
@@ -24,18 +21,9 @@ from pasys.tui import transaction_filter
 from pasys.tui.app import Dash, Doors, once, text_of
 from pasys.tui.live import Live
 from pasys.tui.transaction import WINDOW, TransactionDetail
+from tests.dash_kit import NOON, doors_to, sees, showing
 from tests.psp_answers import capture, decline
 from tests.support import eventually, open_accounts, pay
-
-NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
-SERVICES = {"services": [
-    {"name": "ledger", "state": "ready", "lag": 3, "rate": 12.0, "last_error": None},
-    {"name": "settlement", "state": "failed", "lag": None, "rate": None, "last_error": "it lost its way"},
-]}  # fmt: skip
-
-
-def doors_to(load: Callable[[], Settings]) -> Doors:
-    return Doors(load=load, look=lambda _: SERVICES, moment=lambda _: NOON)
 
 
 @pytest.fixture
@@ -53,25 +41,6 @@ async def known(db: Database) -> dict[str, str]:
     await capture(db, found["won"])
     await decline(db, found["lost"])
     return found
-
-
-@asynccontextmanager
-async def showing(
-    doors: Doors, screen: str, size: tuple[int, int] = (120, 40)
-) -> AsyncIterator[tuple[Dash, Pilot[None]]]:
-    app = Dash(doors, screen=screen)
-    async with app.run_test(size=size) as pilot:
-        yield app, pilot
-
-
-async def sees(app: Dash, *words: str) -> str:
-    """The screen's text, once it has all these words."""
-
-    async def look() -> str | None:
-        text = text_of(app.screen)
-        return text if all(word in text for word in words) else None
-
-    return await eventually(look, within_s=30.0)  # type: ignore[return-value]
 
 
 # Filters -------------------------------------------------------------------------------------------------------------

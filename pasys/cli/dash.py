@@ -32,7 +32,10 @@ def dash(
     ] = "overview",
     once: Annotated[bool, typer.Option("--once", help="Print the screen as text, and exit.")] = False,
 ) -> None:
-    """Watch the system in this terminal: services, payments, what waits for a person. It changes nothing."""
+    """Watch the system in this terminal: services, payments, what waits for a person.
+
+    It is read-only until it is armed (a). Then keys act, each after it has shown the command that does the same.
+    """
     import asyncio
 
     from pasys.cli import health

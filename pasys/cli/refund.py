@@ -98,12 +98,18 @@ def _show(row: RefundRow, output: Any) -> None:
         raise typer.Exit(WAITS_FOR_APPROVAL)
 
 
-@app.command("approve", examples="pasys --actor bob refund approve rf_06f2… --wait")
-def approve(refund_id: RefundId, wait: Wait = None, timeout: Timeout = 30.0, output: Output = TABLE) -> None:
+@app.command(
+    "approve",
+    examples="pasys --actor bob refund approve rf_06f2… --wait\n"
+    "pasys --actor bob refund approve rf_06f2… --reason 'as agreed with the customer'",
+)
+def approve(
+    refund_id: RefundId, reason: Reason = None, wait: Wait = None, timeout: Timeout = 30.0, output: Output = TABLE
+) -> None:
     """Approve a refund that waits; it must be somebody else's."""
     from pasys.service import refund
 
-    ask(lambda unit: refund.approve(unit, refund_id))
+    ask(lambda unit: refund.approve(unit, refund_id, reason=reason))
     _report(refund_id, output, wait=wait, timeout_s=timeout)
 
 

@@ -262,10 +262,10 @@ def reverse(transaction_id: TransactionId, reason: Reason = None, output: Output
 @app.command("resolve", examples="pasys tx resolve tx_06f2… --timeout 30")
 def resolve(transaction_id: TransactionId, timeout: Timeout = 30.0, output: Output = TABLE) -> None:
     """Ask the PSP again what became of a transaction, or of a refund (rf_…), whose outcome is unknown."""
-    from pasys.service import refund_query, refund_unknown, settlement
+    from pasys.service import refund_query, unknown
 
+    ask(lambda unit: unknown.ask_again(unit, transaction_id))
     if transaction_id.startswith("rf_"):
-        ask(lambda unit: refund_unknown.ask_again(unit, transaction_id))
         row = poll(
             lambda unit: refund_query.get(unit, transaction_id),
             until=lambda found: found.status != "sent",
@@ -274,7 +274,6 @@ def resolve(transaction_id: TransactionId, timeout: Timeout = 30.0, output: Outp
         )
         show(row, output)
         return
-    ask(lambda unit: settlement.ask_again(unit, transaction_id))
     _report(transaction_id, output, wait=FINAL, timeout_s=timeout)
 
 

@@ -82,6 +82,7 @@ from pasys.errors.machine_room import DiskFull as DiskFull
 from pasys.errors.machine_room import HomeInUse as HomeInUse
 from pasys.errors.machine_room import NoBackup as NoBackup
 from pasys.errors.machine_room import NothingToTrace as NothingToTrace
+from pasys.errors.machine_room import OutcomeUnknown as OutcomeUnknown
 from pasys.errors.machine_room import PortTaken as PortTaken
 from pasys.errors.machine_room import ProgramEnded as ProgramEnded
 from pasys.errors.machine_room import PromptNeedsTerminal as PromptNeedsTerminal

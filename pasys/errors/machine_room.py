@@ -15,6 +15,11 @@ class DatabaseUnavailable(Unavailable):
     fix = "`pasys doctor` names what is down."
 
 
+class OutcomeUnknown(TimedOut):
+    says = "PostgreSQL did not confirm: whether this was done is unknown ({reason})"
+    fix = "Look before you repeat it: `{look}`."
+
+
 class BusUnavailable(Unavailable):
     says = "NATS did not answer: {reason}"
     fix = "`pasys doctor` names what is down."

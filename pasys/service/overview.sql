@@ -19,5 +19,6 @@ select asset, count(*) as transactions, sum(amount_minor)::bigint as amount_mino
 -- :waiting   what waits for a person; each count by an index that holds only what is open
 select (select count(*) from transaction where status = 'pending' and review) as reviews,
        (select count(*) from refund where status = 'awaiting_approval') as approvals,
-       (select count(*) from transaction where status in ('pending', 'refunding') and outcome = 'unknown') as unknown,
+       (select count(*) from transaction where status in ('pending', 'refunding') and outcome = 'unknown')
+       + (select count(*) from refund where status = 'sent' and outcome = 'unknown') as unknown,
        (select count(*) from reconciliation_break where status = 'open') as breaks;

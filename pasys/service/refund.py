@@ -143,10 +143,10 @@ async def _promise(unit: Unit, transaction_id: str, promised_minor: int) -> Any:
     return row
 
 
-async def approve(unit: Unit, refund_id: str) -> None:
+async def approve(unit: Unit, refund_id: str, *, reason: str | None = None) -> None:
     """A second person says yes. Raises SecondPersonRequired for the one who asked."""
     row = await _waiting(unit, refund_id, Status.APPROVED)
-    await _move(unit, row, Status.APPROVED, decided_by=unit.actor)
+    await _move(unit, row, Status.APPROVED, decided_by=unit.actor, why=reason)
     unit.emit(RefundApproved(refund_id=refund_id, transaction_id=row.transaction_id, asset=row.asset))
 
 

@@ -52,6 +52,11 @@ class TransactionRow:
     created_at: datetime
     final_at: datetime | None
 
+    @property
+    def refundable(self) -> Money:
+        """What was captured and is neither back nor promised to a refund."""
+        return Money(self.captured_minor - self.refunding_minor - self.refunded_minor, self.amount.asset)
+
 
 @dataclass(frozen=True, slots=True)
 class HistoryRow:

@@ -1,4 +1,4 @@
-"""The dashboard's application: it names its screens and holds the source of their answers, and does nothing else."""
+"""The dashboard's application: it names its screens, holds the source of their answers, and is armed or is not."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from typing import Any, ClassVar, cast
 
 from textual.app import App
 from textual.binding import BindingType
+from textual.reactive import reactive
 from textual.screen import Screen
 
-from pasys.errors import InvalidInput
+from pasys.errors import InvalidInput, PasysError
 from pasys.tui.live import Live
 from pasys.tui.overview import OverviewScreen
 from pasys.tui.source import Doors as Doors
@@ -22,16 +23,19 @@ ONCE_TIMEOUT_S = 20.0
 
 
 class Dash(App[None]):
-    """pasys dash. Numbers go to screens; `t` changes between dark and light."""
+    """pasys dash. Numbers go to screens; `a` arms, and without it no key changes anything; `t` is for dark or light."""
 
     TITLE = "pasys"
     MODES: ClassVar[Any] = dict(SCREENS_BY_NAME)
     BINDINGS: ClassVar[list[BindingType]] = [
         ("1", "switch_mode('overview')", "Overview"),
         ("2", "switch_mode('transactions')", "Transactions"),
-        ("t", "shade", "Light or dark"),
+        ("a", "arm", "Arm"),
+        ("t", "shade", "Shade"),
         ("q", "quit", "Quit"),
     ]
+
+    armed: reactive[str | None] = reactive(None)  # under whose name keys change things, or None where they do not
 
     def __init__(self, doors: Doors, *, screen: str = "overview") -> None:
         """Raises InvalidInput for a screen that is none."""
@@ -43,6 +47,13 @@ class Dash(App[None]):
 
     def on_mount(self) -> None:
         self.switch_mode(self._first)
+
+    def action_arm(self) -> None:
+        """Read-only until this is pressed, and again when it is pressed once more."""
+        try:
+            self.armed = self.source.who() if self.armed is None else None
+        except PasysError as error:
+            cast(Live, self.screen).say(str(error))
 
     def action_shade(self) -> None:
         self.theme = LIGHT if self.theme == DARK else DARK

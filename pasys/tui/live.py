@@ -1,6 +1,7 @@
 """A screen that follows its answer: it asks, draws, waits, and asks again, and only while somebody looks at it.
 
 Asking anew ends the asking before: a newer answer replaces an older one, and an older one is never drawn after it.
+What it shows can be changed only while the dashboard is armed, which every screen says in its first line.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from textual.screen import Screen
 from textual.widgets import Footer, Static
 
 from pasys.errors import PasysError, Unavailable
+from pasys.tui.action import Action, Confirm
 
 if TYPE_CHECKING:
     from pasys.tui.source import Source
@@ -22,14 +24,20 @@ EVERY_S = 2.0
 RETRY_S = 1.0
 
 
-class Banner(Static):
-    """One line that is there only when something is wrong."""
+class Said(Static):
+    """A sentence that is there only when there is something to say."""
 
-    DEFAULT_CSS = "Banner { height: auto; background: $error; color: $text; text-style: bold; display: none; }"
+    DEFAULT_CSS = "Said { height: auto; display: none; text-style: bold; }"
 
     def say(self, sentence: str | None) -> None:
         self.display = sentence is not None
         self.update(sentence or "")
+
+
+class Banner(Said):
+    """What is wrong."""
+
+    DEFAULT_CSS = "Banner { background: $error; color: $text; }"
 
 
 class Live(Screen[None]):
@@ -38,6 +46,7 @@ class Live(Screen[None]):
     BINDINGS: ClassVar[list[BindingType]] = [("r", "again", "Refresh")]
     DEFAULT_CSS = """
     Live > #title { height: 1; background: $primary; color: $text; text-style: bold; }
+    Live > #title.armed { background: $warning; color: $text; }
     """
     TITLE = ""
 
@@ -50,10 +59,11 @@ class Live(Screen[None]):
         return cast(Any, self.app).source
 
     def compose(self) -> ComposeResult:
-        yield Static(f"pasys  {self.TITLE}", id="title", markup=False)
+        yield Static(id="title", markup=False)
         yield Banner(id="banner", markup=False)
+        yield Said(id="said", markup=False)
         yield from self.body()
-        yield Footer()
+        yield Footer(show_command_palette=False)
 
     def body(self) -> ComposeResult:
         raise NotImplementedError
@@ -64,6 +74,30 @@ class Live(Screen[None]):
 
     def draw(self, answer: Any) -> None:
         raise NotImplementedError
+
+    def on_mount(self) -> None:
+        self.watch(self.app, "armed", self._show_armed)
+
+    def _show_armed(self, armed: str | None) -> None:
+        state = "read-only (a: arm)" if armed is None else f"ARMED as {armed} (a: disarm)"
+        title = self.query_one("#title", Static)
+        title.update(f"pasys  {self.TITLE}   {state}")
+        title.set_class(armed is not None, "armed")
+        self.say(None)
+
+    def say(self, sentence: str | None) -> None:
+        """What came of the last key that was to change something."""
+        self.query_one("#said", Said).say(sentence)
+
+    def offer(self, action: Action | None, *, otherwise: str = "There is nothing to do it to.") -> None:
+        """Open an action, if the dashboard is armed; what was done is said when it closes."""
+        if cast(Any, self.app).armed is None:
+            self.say("Read-only: nothing was changed. Press a to arm, then the key again.")
+        elif action is None:
+            self.say(otherwise)
+        else:
+            self.say(None)
+            self.app.push_screen(Confirm(action), self.say)
 
     def on_screen_resume(self) -> None:
         self.action_again()

@@ -1,25 +1,29 @@
 """Where screens get their answers: a connection to each server, opened when it is first asked and when it broke.
 
 The settings are read anew for every new connection, because a stack that was restarted may have moved to other ports.
+A question may be asked again and again. A change is made once, and where nobody can tell whether it was, that is said.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+import os
+import shlex
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeVar
 
 from pasys.bus import Bus
-from pasys.config import Settings
+from pasys.config import Settings, default_home
 from pasys.db import Database, Unit
-from pasys.errors import PasysError, Unavailable
+from pasys.errors import DatabaseUnavailable, OutcomeUnknown, PasysError, Unavailable
 from pasys.service import event
 
 T = TypeVar("T")
 CONNECTIONS_MAX = 3
+ACT_TIMEOUT_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,19 +46,56 @@ class Source:
     def moment(self, text: str) -> datetime:
         return self._doors.moment(text)
 
+    def who(self) -> str:
+        """Under whose name changes are recorded. Raises InvalidSettings."""
+        return self._doors.load().who
+
+    def command(self, words: Sequence[str]) -> str:
+        """The command line that says these words to this very system, as this very person, from any shell."""
+        settings, before = self._doors.load(), ["pasys"]
+        if "PASYS_HOME" in os.environ or settings.home != str(default_home()):
+            before += ["--home", settings.home]
+        if settings.actor:
+            before += ["--actor", settings.actor]
+        return shlex.join([*before, *words])
+
     async def ask(self, question: Callable[[Unit], Awaitable[T]]) -> T:
         """One question, in one unit."""
-        if self._database is None:
-            self._database = Database(self._doors.load(), connections_max=CONNECTIONS_MAX)
-        asked = self._database
+        asked = self._connected()
         try:
             async with asked.unit() as unit:
                 return await question(unit)
         except Unavailable:
-            if self._database is asked:  # else somebody has connected anew meanwhile
-                self._database = None
-                await asked.close()
+            await self._give_up(asked)
             raise
+
+    async def act(self, verb: Callable[[Unit], Awaitable[T]], *, look: str) -> T:
+        """One change, in one unit. Raises OutcomeUnknown where the connection broke while it was committed; after any
+        other error nothing was changed. `look` is the command that shows what became of it."""
+        asked, decided = self._connected(), False
+        try:
+            async with asyncio.timeout(ACT_TIMEOUT_S), asked.unit() as unit:
+                answer = await verb(unit)
+                decided = True  # the point of no return: whether it is committed, from here on only the server knows
+            return answer
+        except (Unavailable, TimeoutError) as error:
+            await self._give_up(asked)
+            reason = f"no answer in {ACT_TIMEOUT_S:g} s" if isinstance(error, TimeoutError) else str(error)
+            if decided:
+                raise OutcomeUnknown(reason=reason, look=look) from error
+            if isinstance(error, TimeoutError):
+                raise DatabaseUnavailable(reason=reason) from error
+            raise
+
+    def _connected(self) -> Database:
+        if self._database is None:
+            self._database = Database(self._doors.load(), connections_max=CONNECTIONS_MAX)
+        return self._database
+
+    async def _give_up(self, asked: Database) -> None:
+        if self._database is asked:  # else somebody has connected anew meanwhile
+            self._database = None
+            await asked.close()
 
     async def services(self) -> dict[str, Any]:
         """The picture of `pasys status`, looked at in a thread: it reads files and asks servers."""

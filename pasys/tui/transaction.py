@@ -14,14 +14,40 @@ from pasys.errors import PasysError
 from pasys.service import trace, transaction_query
 from pasys.service.trace import Node, Trace
 from pasys.service.transaction_query import TransactionRow
-from pasys.tui import transaction_filter
+from pasys.tui import refund, transaction_action, transaction_filter
 from pasys.tui.live import Banner, Live
 
 WINDOW = 100  # rows; a window is found by the key of its first, so the last of ten million is as near as the second
 COLUMNS = ("created", "status", "amount", "from → to", "rail", "why", "id")
 
 
-class TransactionScreen(Live):
+class TransactionKeys(Live):
+    """What can be done to a transaction, wherever one is shown."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        ("f", "refund", "Refund"),
+        ("c", "cancel", "Cancel"),
+        ("k", "ask_again", "Ask PSP"),
+    ]
+
+    def chosen(self) -> TransactionRow | None:
+        """The transaction that keys are about."""
+        raise NotImplementedError
+
+    def action_refund(self) -> None:
+        row = self.chosen()
+        self.offer(row and refund.request(row))
+
+    def action_cancel(self) -> None:
+        row = self.chosen()
+        self.offer(row and transaction_action.cancel(row))
+
+    def action_ask_again(self) -> None:
+        row = self.chosen()
+        self.offer(row and transaction_action.ask_again(row.id, transaction_action.line(row)))
+
+
+class TransactionScreen(TransactionKeys):
     """The list. `/` goes to the filter, Enter to a transaction; pages go by keys, never by counting."""
 
     TITLE = "Transactions"
@@ -80,6 +106,10 @@ class TransactionScreen(Live):
 
     _more = False
 
+    def chosen(self) -> TransactionRow | None:
+        place = self.query_one(DataTable).cursor_row
+        return self._shown[place] if place < len(self._shown) else None
+
     def action_filter(self) -> None:
         self.query_one(Input).focus()
 
@@ -110,7 +140,7 @@ class TransactionScreen(Live):
         self.app.push_screen(TransactionDetail(str(event.row_key.value)))
 
 
-class TransactionDetail(Live):
+class TransactionDetail(TransactionKeys):
     """One transaction: what it is, and its story as a tree."""
 
     TITLE = "Transaction"
@@ -148,6 +178,9 @@ class TransactionDetail(Live):
         tree.clear()
         plant(tree, story)
         tree.root.expand()
+
+    def chosen(self) -> TransactionRow | None:
+        return self._drawn and self._drawn[0]
 
 
 def cells(row: TransactionRow) -> list[Text | str]:
