@@ -16,9 +16,11 @@ from pasys.errors import InvalidInput
 app = Noun("dash", "The system in one terminal: live, by keyboard.")
 
 
+SCREENS = ("overview", "transactions", "accounts")  # here too, so that --help loads no Textual
+
+
 def screens(incomplete: str) -> list[str]:
-    """For completion, without loading Textual."""
-    return [name for name in ("overview", "transactions") if name.startswith(incomplete)]
+    return [name for name in SCREENS if name.startswith(incomplete)]
 
 
 @app.command(
@@ -28,7 +30,12 @@ def screens(incomplete: str) -> list[str]:
 def dash(
     screen: Annotated[
         str,
-        typer.Option("--screen", metavar="NAME", autocompletion=screens, help="Begin with overview or transactions."),
+        typer.Option(
+            "--screen",
+            metavar="NAME",
+            autocompletion=screens,
+            help="Begin with this one: overview, transactions, accounts.",
+        ),
     ] = "overview",
     once: Annotated[bool, typer.Option("--once", help="Print the screen as text, and exit.")] = False,
 ) -> None:

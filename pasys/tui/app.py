@@ -11,13 +11,18 @@ from textual.reactive import reactive
 from textual.screen import Screen
 
 from pasys.errors import InvalidInput, PasysError
+from pasys.tui.account import AccountScreen
 from pasys.tui.live import Live
 from pasys.tui.overview import OverviewScreen
 from pasys.tui.source import Doors as Doors
 from pasys.tui.source import Source
 from pasys.tui.transaction import TransactionScreen
 
-SCREENS_BY_NAME: dict[str, type[Live]] = {"overview": OverviewScreen, "transactions": TransactionScreen}
+SCREENS_BY_NAME: dict[str, type[Live]] = {
+    "overview": OverviewScreen,
+    "transactions": TransactionScreen,
+    "accounts": AccountScreen,
+}
 DARK, LIGHT = "textual-dark", "textual-light"
 ONCE_TIMEOUT_S = 20.0
 
@@ -30,6 +35,7 @@ class Dash(App[None]):
     BINDINGS: ClassVar[list[BindingType]] = [
         ("1", "switch_mode('overview')", "Overview"),
         ("2", "switch_mode('transactions')", "Transactions"),
+        ("3", "switch_mode('accounts')", "Accounts"),
         ("a", "arm", "Arm"),
         ("t", "shade", "Shade"),
         ("q", "quit", "Quit"),

@@ -7,6 +7,7 @@ What it shows can be changed only while the dashboard is armed, which every scre
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from textual.app import ComposeResult
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 EVERY_S = 2.0
 RETRY_S = 1.0
+REST = 4  # times what an answer took: who asks more of a slow server only makes it slower
 
 
 class Said(Static):
@@ -49,6 +51,7 @@ class Live(Screen[None]):
     Live > #title.armed { background: $warning; color: $text; }
     """
     TITLE = ""
+    every_s: ClassVar[float] = EVERY_S
 
     def __init__(self) -> None:
         super().__init__()
@@ -111,9 +114,10 @@ class Live(Screen[None]):
 
     async def _follow(self) -> None:
         while True:
-            wait_s = EVERY_S
+            wait_s, asked_at = self.every_s, time.monotonic()
             try:
                 self.draw(await self.fetch())
+                wait_s = max(wait_s, REST * (time.monotonic() - asked_at))
                 self.query_one(Banner).say(None)
             except Unavailable as error:
                 wait_s = RETRY_S

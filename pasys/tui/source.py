@@ -97,6 +97,34 @@ class Source:
             self._database = None
             await asked.close()
 
+    async def apart(self, question: Callable[[Unit], Awaitable[T]]) -> T:
+        """One question that computes for long, in a thread with a connection of its own: keys are answered meanwhile.
+
+        Cancelled, it stops there, too.
+        """
+        settings = self._doors.load()
+        running: list[tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]]] = []
+
+        async def there() -> T:
+            task = asyncio.current_task()
+            assert task is not None
+            running.append((asyncio.get_running_loop(), task))
+            database = Database(settings, connections_max=1)
+            try:
+                async with database.unit() as unit:
+                    return await question(unit)
+            finally:
+                await database.close()
+
+        job = asyncio.create_task(asyncio.to_thread(lambda: asyncio.run(there())))
+        try:
+            return await asyncio.shield(job)
+        except asyncio.CancelledError:
+            for loop, task in running:
+                loop.call_soon_threadsafe(task.cancel)
+            await asyncio.wait([job])
+            raise
+
     async def services(self) -> dict[str, Any]:
         """The picture of `pasys status`, looked at in a thread: it reads files and asks servers."""
         return await asyncio.to_thread(lambda: self._doors.look(self._doors.load()))

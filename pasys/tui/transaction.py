@@ -7,18 +7,15 @@ from typing import Any, ClassVar
 from rich.text import Text
 from textual.app import ComposeResult
 from textual.binding import BindingType
-from textual.widgets import DataTable, Input, Static, Tree
+from textual.widgets import DataTable, Static, Tree
 
 from pasys.db import Unit
-from pasys.errors import PasysError
 from pasys.service import trace, transaction_query
 from pasys.service.trace import Node, Trace
 from pasys.service.transaction_query import TransactionRow
 from pasys.tui import refund, transaction_action, transaction_filter
-from pasys.tui.live import Banner, Live
-
-WINDOW = 100  # rows; a window is found by the key of its first, so the last of ten million is as near as the second
-COLUMNS = ("created", "status", "amount", "from → to", "rail", "why", "id")
+from pasys.tui.live import Live
+from pasys.tui.window import WINDOW, Windowed
 
 
 class TransactionKeys(Live):
@@ -47,94 +44,30 @@ class TransactionKeys(Live):
         self.offer(row and transaction_action.ask_again(row.id, transaction_action.line(row)))
 
 
-class TransactionScreen(TransactionKeys):
+class TransactionScreen(TransactionKeys, Windowed):
     """The list. `/` goes to the filter, Enter to a transaction; pages go by keys, never by counting."""
 
     TITLE = "Transactions"
-    BINDINGS: ClassVar[list[BindingType]] = [
-        ("slash", "filter", "Filter"),
-        ("n", "older", "Older"),
-        ("p", "newer", "Newer"),
-        ("escape", "rows", "List"),
-    ]
-    DEFAULT_CSS = """
-    TransactionScreen Input { height: 1; border: none; }
-    TransactionScreen #window { height: 1; color: $text-muted; }
-    TransactionScreen DataTable { height: 1fr; }
-    """
+    COLUMNS = ("created", "status", "amount", "from → to", "rail", "why", "id")
+    HINT = "status:failed asset:USD amount>100 since:2h"
+    NOTHING = "There are no transactions. Send some: pasys demo"
+    BINDINGS: ClassVar[list[BindingType]] = [("escape", "rows", "List")]
 
     def __init__(self) -> None:
         super().__init__()
         self._asked: dict[str, Any] = {}
-        self._afters: list[str] = []  # the last id of each window before this one
-        self._shown: list[TransactionRow] = []
 
-    def body(self) -> ComposeResult:
-        yield Input(placeholder="/ status:failed asset:USD amount>100 since:2h", id="filter")
-        yield Static("", id="window", markup=False)
-        yield DataTable(cursor_type="row", zebra_stripes=True)
+    def narrow(self, text: str) -> None:
+        self._asked = transaction_filter.parse(text, self.source.moment)
 
-    def on_mount(self) -> None:
-        table = self.query_one(DataTable)
-        for name in COLUMNS:
-            table.add_column(name, key=name)
-        table.focus()
+    async def window(self, unit: Unit, after: Any) -> list[TransactionRow]:
+        return await transaction_query.listing(unit, **self._asked, after=after, limit=WINDOW + 1)
 
-    async def fetch(self) -> list[TransactionRow]:
-        asked, after = self._asked, self._afters[-1] if self._afters else None
-        return await self.source.ask(
-            lambda unit: transaction_query.listing(unit, **asked, after=after, limit=WINDOW + 1)
-        )
+    def key(self, row: TransactionRow) -> str:
+        return row.id
 
-    def draw(self, answer: list[TransactionRow]) -> None:
-        """Draw the window anew, if it changed; the cursor stays on its transaction, wherever that has moved to."""
-        more, rows = len(answer) > WINDOW, answer[:WINDOW]
-        older = "n: older" if more else "the oldest are here"
-        page = f"window {len(self._afters) + 1}, {older}" if rows else "no transaction is like that"
-        self.query_one("#window", Static).update(f"{len(rows)} shown; {page}")
-        if rows == self._shown:
-            return
-        table = self.query_one(DataTable)
-        here = self._shown[table.cursor_row].id if table.cursor_row < len(self._shown) and table.cursor_row else None
-        table.clear()
-        for row in rows:
-            table.add_row(*cells(row), key=row.id)
-        self._shown = rows
-        found = next((place for place, row in enumerate(rows) if row.id == here), 0)
-        table.move_cursor(row=found, animate=False)
-        self._more = more
-
-    _more = False
-
-    def chosen(self) -> TransactionRow | None:
-        place = self.query_one(DataTable).cursor_row
-        return self._shown[place] if place < len(self._shown) else None
-
-    def action_filter(self) -> None:
-        self.query_one(Input).focus()
-
-    def action_rows(self) -> None:
-        self.query_one(DataTable).focus()
-
-    def on_input_submitted(self, event: Input.Submitted) -> None:
-        try:
-            self._asked = transaction_filter.parse(event.value, self.source.moment)
-        except PasysError as error:
-            self.query_one(Banner).say(str(error))
-            return
-        self._afters = []
-        self.query_one(DataTable).focus()
-        self.action_again()
-
-    def action_older(self) -> None:
-        if self._more and self._shown:
-            self._afters.append(self._shown[-1].id)
-            self.action_again()
-
-    def action_newer(self) -> None:
-        if self._afters:
-            self._afters.pop()
-            self.action_again()
+    def cells(self, row: TransactionRow) -> list[Text | str]:
+        return cells(row)
 
     def on_data_table_row_selected(self, event: DataTable.RowSelected) -> None:
         self.app.push_screen(TransactionDetail(str(event.row_key.value)))
