@@ -14,8 +14,6 @@ from pasys.cli.options import moment
 from pasys.errors import InvalidInput
 
 app = Noun("dash", "The system in one terminal: live, by keyboard.")
-
-
 SCREENS = ("overview", "transactions", "accounts")  # here too, so that --help loads no Textual
 
 
@@ -31,10 +29,7 @@ def dash(
     screen: Annotated[
         str,
         typer.Option(
-            "--screen",
-            metavar="NAME",
-            autocompletion=screens,
-            help="Begin with this one: overview, transactions, accounts.",
+            "--screen", metavar="NAME", autocompletion=screens, help=f"Begin with this one: {', '.join(SCREENS)}."
         ),
     ] = "overview",
     once: Annotated[bool, typer.Option("--once", help="Print the screen as text, and exit.")] = False,

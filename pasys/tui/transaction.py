@@ -44,14 +44,19 @@ class TransactionKeys(Live):
         self.offer(row and transaction_action.ask_again(row.id, transaction_action.line(row)))
 
 
-class TransactionScreen(TransactionKeys, Windowed):
+class TransactionScreen(Windowed, TransactionKeys):
     """The list. `/` goes to the filter, Enter to a transaction; pages go by keys, never by counting."""
 
     TITLE = "Transactions"
     COLUMNS = ("created", "status", "amount", "from → to", "rail", "why", "id")
     HINT = "status:failed asset:USD amount>100 since:2h"
     NOTHING = "There are no transactions. Send some: pasys demo"
-    BINDINGS: ClassVar[list[BindingType]] = [("escape", "rows", "List")]
+    LAST = "the oldest are here"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        ("n", "older", "Older"),
+        ("p", "newer", "Newer"),
+        ("escape", "rows", "List"),
+    ]
 
     def __init__(self) -> None:
         super().__init__()

@@ -19,11 +19,12 @@ WINDOW = 100  # rows; a window is found by the key of its first, so the last is 
 
 
 class Windowed(Live):
-    """Give it COLUMNS, HINT and NOTHING, and say how a window is asked for and how a row looks."""
+    """Give it its words, and say how a window is asked for and how a row looks."""
 
     COLUMNS: ClassVar[Sequence[str]] = ()
     HINT = ""  # what one may type into the filter
     NOTHING = ""  # what is said where there is no row at all, and what to do then
+    LAST = "the last"  # what is said of the last window
     BINDINGS: ClassVar[list[BindingType]] = [
         ("slash", "filter", "Filter"),
         ("n", "older", "Next"),
@@ -99,8 +100,8 @@ class Windowed(Live):
 
     def _says(self, rows: Sequence[Any]) -> str:
         if not rows:
-            return "Nothing is like that. / changes the filter." if self._typed else self.NOTHING
-        rest = "n: next window" if self._more else "the last"
+            return "0 shown; nothing is like that. / changes the filter." if self._typed else self.NOTHING
+        rest = "n: next window" if self._more else self.LAST
         return f"{len(rows)} shown; window {len(self._afters) + 1}, {rest}"
 
     def chosen(self) -> Any:
