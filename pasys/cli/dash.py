@@ -14,16 +14,17 @@ from pasys.cli.options import moment
 from pasys.errors import InvalidInput
 
 app = Noun("dash", "The system in one terminal: live, by keyboard.")
-SCREENS = ("overview", "transactions", "accounts")  # here too, so that --help loads no Textual
+SCREENS = ("overview", "transactions", "accounts", "review", "reconciliation")  # here too: --help loads no Textual
 
 
 def screens(incomplete: str) -> list[str]:
+    """For completion, without loading Textual."""
     return [name for name in SCREENS if name.startswith(incomplete)]
 
 
 @app.command(
     "dash",
-    examples="pasys dash\npasys dash --screen transactions\npasys dash --screen overview --once",
+    examples="pasys dash\npasys --actor bob dash --screen review\npasys dash --screen overview --once",
 )
 def dash(
     screen: Annotated[

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,7 +17,6 @@ app = Noun("reconcile", "The PSP's statement against the books.")
 
 DIFFERENCES_FOUND = 10
 RUN_COLUMNS = ["run_id", "status", "psp", "since", "until", "lines", "matched", "reason", "started_at", "finished_at"]
-FACTS = ["entity_id", "line_id", "type", "asset", "amount_minor", "fee_minor", "status", "reference", "source_id"]
 BREAK_COLUMNS = ["id", "kind", "difference", "entity_id", "line_id", "status", "resolution", "found_at"]
 
 Psp = Annotated[str, typer.Option("--psp", metavar="NAME", help="Whose statement: stripe.")]
@@ -34,15 +32,6 @@ Accept = Annotated[bool, typer.Option("--accept", help="Close it as it is, witho
 Note = Annotated[str | None, typer.Option("--note", help="Why, for those who look at it later.")]
 BreakId = Annotated[str, typer.Argument(metavar="BREAK", help="brk_… id.")]
 RunOrBreakId = Annotated[str, typer.Argument(metavar="RUN|BREAK", help="run_… or brk_… id.")]
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """One fact of a break, as either side has it."""
-
-    fact: str
-    books: Any
-    statement: Any
 
 
 @dataclass(frozen=True)
@@ -141,23 +130,9 @@ def _show_break(found: BreakRow, output: Format) -> None:
         show(found, output)
         return
     from pasys.cli.output import fields_of
+    from pasys.domain.reconciliation import side_by_side
 
     sides = ("expected", "found")
     show({name: value for name, value in fields_of(found).items() if name not in sides}, TABLE)
     print()
-    show(_evidence(found.expected, found.found), TABLE, name="evidence", empty="No evidence.")
-
-
-def _evidence(books: Mapping[str, Any], statement: Mapping[str, Any]) -> list[Evidence]:
-    """Both sides, fact by fact, in the order in which one reads them; amounts with their currency."""
-    present = books.keys() | statement.keys()
-    facts = [fact for fact in FACTS if fact in present] + sorted(present - set(FACTS))
-    names = {fact: fact.removesuffix("_minor").replace("_", " ") for fact in facts}
-    return [Evidence(names[fact], _told(books, fact), _told(statement, fact)) for fact in facts]
-
-
-def _told(facts: Mapping[str, Any], fact: str) -> Any:
-    from pasys.money import Money
-
-    value = facts.get(fact)
-    return Money(value, facts["asset"]) if fact.endswith("_minor") and value is not None else value
+    show(side_by_side(found.expected, found.found), TABLE, name="evidence", empty="No evidence.")

@@ -7,6 +7,7 @@ what the books say.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -14,6 +15,7 @@ from typing import Any
 
 from pasys.domain.account import receivable
 from pasys.errors import NoCorrection
+from pasys.money import Money
 
 FEES, SUSPENSE, BANK = "fees:psp", "suspense", "bank:main"
 
@@ -155,7 +157,17 @@ class Entry:
     amount_minor: int
 
 
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """One fact of a break, as either side has it; None where it has none. Amounts are Money."""
+
+    fact: str
+    books: Any
+    statement: Any
+
+
 NOTHING = Corrected()
+FACTS = ("entity_id", "line_id", "type", "asset", "amount_minor", "fee_minor", "status", "reference", "source_id")
 
 
 def nature(line_type: str) -> Nature:
@@ -240,6 +252,19 @@ def correction(break_id: str, kind: str, difference_minor: int, *, psp: str, fou
     if difference_minor < 0:
         debit, credit = credit, debit
     return Entry(debit, credit, abs(difference_minor))
+
+
+def side_by_side(expected: Mapping[str, Any], found: Mapping[str, Any]) -> list[Evidence]:
+    """Both sides of a break, fact by fact, in the order in which one reads them."""
+    present = expected.keys() | found.keys()
+    facts = [fact for fact in FACTS if fact in present] + sorted(present - set(FACTS))
+    names = {fact: fact.removesuffix("_minor").replace("_", " ") for fact in facts}
+    return [Evidence(names[fact], _told(expected, fact), _told(found, fact)) for fact in facts]
+
+
+def _told(facts: Mapping[str, Any], fact: str) -> Any:
+    value = facts.get(fact)
+    return Money(value, facts["asset"]) if fact.endswith("_minor") and value is not None else value
 
 
 def payout(psp: str, amount_minor: int) -> Entry:

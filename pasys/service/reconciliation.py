@@ -30,9 +30,11 @@ from pasys.events import (
 from pasys.schema import reconciliation_run as table
 from pasys.service.reconciliation_breaks import (
     LISTING_MAX,
+    Ages,
     BreakRow,
     Finding,
     Proposed,
+    ages,
     break_,
     break_row,
     breaks,
@@ -45,10 +47,12 @@ from pasys.service.reconciliation_breaks import (
 from pasys.service.reconciliation_lines import judge_left_over, judge_page, store
 
 __all__ = [
+    "Ages",
     "BreakRow",
     "Proposed",
     "RunReport",
     "RunRow",
+    "ages",
     "break_",
     "breaks",
     "fail",

@@ -184,6 +184,12 @@ select b.* from reconciliation_break b, reconciliation_run r
 select coalesce((select transfer_ids from transaction where id = %(entity_id)s),
                 (select transfer_ids from refund where id = %(entity_id)s));
 
+-- :ages   how long breaks have been open, by kind; the index of what is open has all of them
+select kind, count(*) filter (where found_at > %(hour)s) as hour,
+       count(*) filter (where found_at <= %(hour)s and found_at > %(day)s) as day,
+       count(*) filter (where found_at <= %(day)s) as longer, min(found_at) as oldest
+  from reconciliation_break where status = 'open' group by kind order by kind;
+
 -- :corrected_transfer   the transfer that a corrective entry is about, if there is one
 select j.id from transfer_key k join transfer j on j.asset = k.asset and j.seq = k.seq
  where k.id = any (coalesce((select transfer_ids from transaction where id = %(entity_id)s),

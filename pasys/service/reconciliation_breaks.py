@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -25,6 +25,7 @@ from pasys.service import account, ledger
 
 SQL = queries("reconciliation")
 LISTING_MAX = 10_000
+HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,17 @@ class BreakRow:
     resolved_at: datetime | None
     expected: Mapping[str, Any]
     found: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Ages:
+    """How many breaks of a kind are open, since less than an hour, since less than a day, and for longer."""
+
+    kind: str
+    hour: int
+    day: int
+    longer: int
+    oldest: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,12 +168,14 @@ async def breaks(
     psp: str | None = None,
     kind: str | None = None,
     run_id: str | None = None,
+    longest: bool = False,
     limit: int = 50,
 ) -> list[BreakRow]:
-    """Breaks, newest first. Every filter narrows; one that means nothing raises InvalidInput."""
+    """Breaks, newest first, or with `longest` those first that were found longest ago. Every filter narrows; one that
+    means nothing raises InvalidInput."""
     if not 1 <= limit <= LISTING_MAX:
         raise InvalidInput(field="limit", reason=f"1 to {LISTING_MAX}")
-    query = select(table).order_by(table.c.id.desc()).limit(limit)
+    query = select(table).order_by(table.c.id if longest else table.c.id.desc()).limit(limit)
     if status is not None:
         query = query.where(table.c.status == one_of("status", status, BreakStatus).value)
     if kind is not None:
@@ -171,6 +185,11 @@ async def breaks(
     if run_id is not None:
         query = query.where(table.c.run_id == run_id)
     return [break_row(row) for row in await unit.execute(query)]
+
+
+async def ages(unit: Unit) -> list[Ages]:
+    """How long breaks have been open, by kind; kinds of which none is open are left out."""
+    return [Ages(*row) for row in await unit.rows(SQL["ages"], hour=unit.now - HOUR, day=unit.now - DAY)]
 
 
 def one_of(field: str, text: str, choices: Any) -> Any:

@@ -72,6 +72,14 @@ async def listing(
     return [_row(row) for row in await unit.execute(chosen)]
 
 
+async def waiting(unit: Unit, *, limit: int = 50) -> list[RefundRow]:
+    """Refunds that a second person has to decide, longest first."""
+    if not 1 <= limit <= LISTING_MAX:
+        raise InvalidInput(field="limit", reason=f"it is 1 to {LISTING_MAX}")
+    chosen = select(table).where(table.c.status == Status.AWAITING_APPROVAL).order_by(table.c.id).limit(limit)
+    return [_row(row) for row in await unit.execute(chosen)]
+
+
 async def history(unit: Unit, refund_id: str) -> list[HistoryRow]:
     """How a refund came to be what it is, oldest first."""
     return [HistoryRow(*row) for row in await unit.rows(SQL["history"], id=refund_id)]

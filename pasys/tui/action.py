@@ -49,9 +49,9 @@ class Action:
     fields: Sequence[Field] = ()
 
 
-def option(name: str, value: str) -> list[str]:
+def option(name: str, value: str, *, required: bool = False) -> list[str]:
     """An option as one types it; none for an empty value. A value that looks like an option is tied to its name."""
-    if not value:
+    if not value and not required:
         return []
     return [f"{name}={value}"] if value.startswith("-") else [name, value]
 
@@ -77,7 +77,7 @@ class Confirm(ModalScreen[str | None]):
     Confirm #result { display: none; }
     Confirm Horizontal { height: 1; margin-bottom: 1; }
     Confirm Label { width: 12; }
-    Confirm Input { height: 1; border: none; width: 1fr; }
+    Confirm Input { width: 1fr; }
     Confirm #copied { margin: 0; display: none; }
     """
 
@@ -99,7 +99,7 @@ class Confirm(ModalScreen[str | None]):
             for field in self._action.fields:
                 with Horizontal():
                     yield Label(field.name, markup=False)
-                    yield Input(field.value, placeholder=field.hint, id=f"field-{field.name}")
+                    yield Input(field.value, placeholder=field.hint, id=f"field-{field.name}", compact=True)
             yield Static("The same as this command:", id="same", markup=False)
             yield Static(id="command", markup=False)
             yield Static(id="result", markup=False)
@@ -145,7 +145,7 @@ class Confirm(ModalScreen[str | None]):
         typed = self.typed()
         missing = next((field for field in self._action.fields if field.required and not typed[field.name]), None)
         if missing is not None:
-            self._show_result(f"Nothing was changed: {missing.name} is missing. It is {missing.hint}.")
+            self._show_result(f"Nothing was changed: {missing.name} is missing ({missing.hint}).")
             self.query_one(f"#field-{missing.name}").focus()
         elif not self._doing:
             self._doing = True

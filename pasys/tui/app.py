@@ -6,7 +6,7 @@ import asyncio
 from typing import Any, ClassVar, cast
 
 from textual.app import App
-from textual.binding import BindingType
+from textual.binding import Binding, BindingType
 from textual.reactive import reactive
 from textual.screen import Screen
 
@@ -14,15 +14,21 @@ from pasys.errors import InvalidInput, PasysError
 from pasys.tui.account import AccountScreen
 from pasys.tui.live import Live
 from pasys.tui.overview import OverviewScreen
+from pasys.tui.reconciliation import ReconciliationScreen
+from pasys.tui.review import ReviewScreen
 from pasys.tui.source import Doors as Doors
 from pasys.tui.source import Source
 from pasys.tui.transaction import TransactionScreen
 
-SCREENS_BY_NAME: dict[str, type[Live]] = {
-    "overview": OverviewScreen,
-    "transactions": TransactionScreen,
-    "accounts": AccountScreen,
-}
+# The key of each screen, its name and what it is.
+SCREENS: tuple[tuple[str, str, type[Live]], ...] = (
+    ("1", "overview", OverviewScreen),
+    ("2", "transactions", TransactionScreen),
+    ("3", "accounts", AccountScreen),
+    ("4", "review", ReviewScreen),
+    ("5", "reconciliation", ReconciliationScreen),
+)
+SCREENS_BY_NAME: dict[str, type[Live]] = {name: screen for _, name, screen in SCREENS}
 DARK, LIGHT = "textual-dark", "textual-light"
 ONCE_TIMEOUT_S = 20.0
 
@@ -33,14 +39,13 @@ class Dash(App[None]):
     TITLE = "pasys"
     MODES: ClassVar[Any] = dict(SCREENS_BY_NAME)
     BINDINGS: ClassVar[list[BindingType]] = [
-        ("1", "switch_mode('overview')", "Overview"),
-        ("2", "switch_mode('transactions')", "Transactions"),
-        ("3", "switch_mode('accounts')", "Accounts"),
-        ("a", "arm", "Arm"),
-        ("t", "shade", "Shade"),
+        *(Binding(key, f"switch_mode('{name}')", str(kind.TITLE), show=False) for key, name, kind in SCREENS),
+        Binding("a", "arm", "Arm", show=False),  # the first line has it
+        Binding("t", "shade", "Dark or light", show=False),
         ("q", "quit", "Quit"),
     ]
 
+    TABS = "  ".join(f"{key} {kind.TITLE}" for key, _, kind in SCREENS)
     armed: reactive[str | None] = reactive(None)  # under whose name keys change things, or None where they do not
 
     def __init__(self, doors: Doors, *, screen: str = "overview") -> None:

@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from textual.app import ComposeResult
-from textual.binding import BindingType
+from textual.binding import Binding, BindingType
 from textual.screen import Screen
 from textual.widgets import Footer, Static
 
@@ -45,9 +45,10 @@ class Banner(Said):
 class Live(Screen[None]):
     """What every screen of the dashboard is: a title, a banner, its body, and the keys."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [("r", "again", "Refresh")]
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("r", "again", "Refresh", show=False)]
     DEFAULT_CSS = """
     Live > #title { height: 1; background: $primary; color: $text; text-style: bold; }
+    Live > #tabs { height: 1; color: $text-muted; }
     Live > #title.armed { background: $warning; color: $text; }
     """
     TITLE = ""
@@ -63,10 +64,11 @@ class Live(Screen[None]):
 
     def compose(self) -> ComposeResult:
         yield Static(id="title", markup=False)
+        yield Static(cast(Any, self.app).TABS, id="tabs", markup=False)
         yield Banner(id="banner", markup=False)
         yield Said(id="said", markup=False)
         yield from self.body()
-        yield Footer(show_command_palette=False)
+        yield Footer(show_command_palette=False, compact=True)
 
     def body(self) -> ComposeResult:
         raise NotImplementedError
@@ -92,9 +94,13 @@ class Live(Screen[None]):
         """What came of the last key that was to change something."""
         self.query_one("#said", Said).say(sentence)
 
+    @property
+    def armed(self) -> bool:
+        return cast(Any, self.app).armed is not None
+
     def offer(self, action: Action | None, *, otherwise: str = "There is nothing to do it to.") -> None:
         """Open an action, if the dashboard is armed; what was done is said when it closes."""
-        if cast(Any, self.app).armed is None:
+        if not self.armed:
             self.say("Read-only: nothing was changed. Press a to arm, then the key again.")
         elif action is None:
             self.say(otherwise)

@@ -66,7 +66,7 @@ def reject(row: RefundRow) -> Action:
     return Action(
         title=f"Reject refund {row.id}",
         about=_about(row),
-        words=lambda typed: ["refund", "reject", row.id, *(option("--reason", typed["reason"]) or ["--reason", ""])],
+        words=lambda typed: ["refund", "reject", row.id, *option("--reason", typed["reason"], required=True)],
         verb=verb,
         look=["refund", "show", row.id],
         fields=(Field("reason", "why not; kept in its history", required=True),),

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from rich.text import Text
 from textual.app import ComposeResult
-from textual.binding import BindingType
+from textual.binding import Binding, BindingType
 from textual.widgets import DataTable, Static, Tree
 
 from pasys.db import Unit
@@ -48,14 +48,14 @@ class TransactionScreen(Windowed, TransactionKeys):
     """The list. `/` goes to the filter, Enter to a transaction; pages go by keys, never by counting."""
 
     TITLE = "Transactions"
-    COLUMNS = ("created", "status", "amount", "from → to", "rail", "why", "id")
+    COLUMNS = ("created", "status", "amount", "from → to", "why", "rail", "id")
     HINT = "status:failed asset:USD amount>100 since:2h"
     NOTHING = "There are no transactions. Send some: pasys demo"
     LAST = "the oldest are here"
     BINDINGS: ClassVar[list[BindingType]] = [
         ("n", "older", "Older"),
         ("p", "newer", "Newer"),
-        ("escape", "rows", "List"),
+        Binding("escape", "rows", "List", show=False),
     ]
 
     def __init__(self) -> None:
@@ -129,8 +129,8 @@ def cells(row: TransactionRow) -> list[Text | str]:
         row.status,
         Text(str(row.amount), justify="right"),
         Text(f"{row.debit} → {row.credit}"),
-        row.rail,
         Text(why),
+        row.rail,
         row.id,
     ]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from rich.cells import cell_len
 from rich.text import Text
 from textual.app import ComposeResult
 from textual.binding import BindingType
@@ -14,6 +13,7 @@ from textual.widgets import DataTable, Input, Static
 from pasys.db import Unit
 from pasys.errors import PasysError
 from pasys.tui.live import Banner, Live
+from pasys.tui.rows import fit
 
 WINDOW = 100  # rows; a window is found by the key of its first, so the last is as near as the second
 
@@ -31,7 +31,6 @@ class Windowed(Live):
         ("p", "newer", "Previous"),
     ]
     DEFAULT_CSS = """
-    Windowed #filter { height: 1; border: none; }
     Windowed #window { height: auto; color: $text-muted; }
     Windowed #rows { height: 1fr; }
     """
@@ -44,7 +43,7 @@ class Windowed(Live):
         self._more = False
 
     def body(self) -> ComposeResult:
-        yield Input(placeholder=f"/ {self.HINT}", id="filter")
+        yield Input(placeholder=f"/ {self.HINT}", id="filter", compact=True)
         yield Static("", id="window", markup=False)
         yield DataTable(cursor_type="row", zebra_stripes=True, id="rows")
 
@@ -89,9 +88,7 @@ class Windowed(Live):
         here = self.key(self._shown[table.cursor_row]) if 0 < table.cursor_row < len(self._shown) else None
         cells = [self.cells(row) for row in rows]
         table.clear()
-        for place, column in enumerate(table.ordered_columns):  # left to itself, it paints once before it measures
-            column.auto_width = False
-            column.width = max(column.width, column.content_width, *(cell_len(str(row[place])) for row in cells), 0)
+        fit(table, cells)
         for row, shown in zip(rows, cells, strict=True):
             table.add_row(*shown, key=str(self.key(row)))
         self._shown = rows
