@@ -16,9 +16,12 @@ from typing import Any
 import msgspec
 import psycopg
 from textual.pilot import Pilot
+from textual.widgets import Static
 
 from pasys.config import Settings
+from pasys.db import Database
 from pasys.schema import metadata
+from pasys.tui.action import Confirm
 from pasys.tui.app import Dash, Doors, text_of
 from tests.support import eventually
 
@@ -46,16 +49,52 @@ async def showing(
 
 
 async def sees(app: Dash, *words: str) -> str:
-    """The screen's text, once it has all these words."""
+    """The screen's text, once it has all these words, on one line or on more."""
 
     async def look() -> str | None:
         text = text_of(app.screen)
-        return text if all(word in text for word in words) else None
+        whole = " ".join(text.split())
+        return text if all(word in text or word in whole for word in words) else None
 
     try:
         return await eventually(look, within_s=30.0)  # type: ignore[return-value]
     except AssertionError:
         raise AssertionError(f"not all of {words} in:\n{text_of(app.screen)}") from None
+
+
+# Actions --------------------------------------------------------------------------------------------------------------
+
+
+async def opened(app: Dash, pilot: Pilot[None], key: str) -> Confirm:
+    """The action that a key opens, once it is drawn."""
+    await pilot.press(key)
+    await sees(app, "The same as this command", "pasys")
+    assert isinstance(app.screen, Confirm)
+    return app.screen
+
+
+def shown_command(screen: Confirm) -> str:
+    return str(screen.query_one("#command", Static).content)
+
+
+async def does_the_same(
+    app: Dash, pilot: Pilot[None], settings: Settings, db: Database, *, more: str = "", code: int = 0
+) -> None:
+    """What Enter does to this world, the command on the screen does to a copy of it, pasted into a shell with `more`
+    behind it: afterwards all tables are the same, row by row, and not what they were."""
+    assert isinstance(app.screen, Confirm)
+    command = shown_command(app.screen)
+    await app.source.close()
+    await db.close()
+    before = books(settings)
+    with twin(settings) as other:
+        exit_code, printed = await paste(command + more, other)
+        assert exit_code == code, printed
+        await pilot.press("enter")
+        await sees(app, "Done.")
+        now, there = books(settings), books(other)
+    assert now == there
+    assert now != before
 
 
 # A second world ------------------------------------------------------------------------------------------------------

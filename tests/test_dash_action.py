@@ -18,7 +18,7 @@ from pasys.service import refund_query, settlement, transaction, transaction_que
 from pasys.service.transaction import Draft
 from pasys.tui.action import Confirm, option
 from pasys.tui.app import SCREENS_BY_NAME, Dash, Doors, once, text_of
-from tests.dash_kit import books, doors_to, paste, sees, showing, twin
+from tests.dash_kit import books, does_the_same, doors_to, opened, sees, showing, shown_command
 from tests.psp_answers import capture, clear, transaction_row
 from tests.support import eventually, open_accounts, pay
 
@@ -54,18 +54,6 @@ async def go_to(app: Dash, pilot: Pilot[None], known: dict[str, str], name: str)
     app.screen.query_one(Input).value = FILTERS[name]
     await pilot.press("enter")
     await sees(app, "1 shown", known[name])
-
-
-async def opened(app: Dash, pilot: Pilot[None], key: str) -> Confirm:
-    """The action that a key opens, once it is drawn."""
-    await pilot.press(key)
-    await sees(app, "The same as this command", "pasys")
-    assert isinstance(app.screen, Confirm)
-    return app.screen
-
-
-def shown_command(screen: Confirm) -> str:
-    return str(screen.query_one("#command", Static).content)
 
 
 # Arming --------------------------------------------------------------------------------------------------------------
@@ -139,17 +127,7 @@ async def test_a_key_does_what_its_command_does(
         for field, value in typed.items():
             screen.query_one(f"#field-{field}", Input).value = value
         await pilot.pause()
-        command = shown_command(screen)
-        await app.source.close()
-        await db.close()
-        before = books(settings)
-        with twin(settings) as other:
-            exit_code, printed = await paste(command + more, other)
-            assert exit_code == code, printed
-            await pilot.press("enter")
-            await sees(app, "Done.")
-            assert books(settings) == books(other)
-            assert books(settings) != before
+        await does_the_same(app, pilot, settings, db, more=more, code=code)
 
 
 async def test_the_command_is_copied(doors: Doors, known: dict[str, str]) -> None:

@@ -213,5 +213,5 @@ def line(row: UnknownRow) -> str:
     """What was asked of a PSP, and how often."""
     following = f"again by itself at {clock(row.ask_after)}" if row.ask_after else "not again by itself"
     times = "once" if row.asked == 1 else f"{row.asked} times"
-    why = f" ({row.reason})" if row.reason else ""
-    return f"{row.psp} has not said what became of {row.step} of {row.amount}{why}; asked {times}, {following}"
+    about = f"{row.step}: {row.reason}" if row.reason else row.step
+    return f"{row.psp} has not said what became of {row.amount} ({about}); asked {times}, {following}"
