@@ -33,6 +33,7 @@ PUBLISH_TIMEOUT_S = 5.0
 PULL_EXPIRES_S = 5.0
 PAUSE_S = 0.2  # before another request, when one was refused
 CONNECT_TIMEOUT_S = 5.0
+NEWEST_TIMEOUT_S = 0.5  # for the first of them; what is there comes at once
 HEADERS_MAX = 1_024  # of a message's size, for what we write above its body
 log = logging.getLogger("pasys")
 # nats-py raises the builtin TimeoutError beside its own errors.
@@ -229,11 +230,11 @@ class Bus:
         )
         await message.term()
 
-    async def dead_letters(self, *, limit: int = 1_000) -> list[DeadLetter]:
-        """What stands in DEAD, oldest first."""
+    async def dead_letters(self, *, limit: int = 1_000, after: int = 0) -> list[DeadLetter]:
+        """What stands in DEAD behind a sequence, oldest first."""
         state = (await self.js.stream_info(self.dead)).state
         found: list[DeadLetter] = []
-        sequence = max(state.first_seq, 1)  # a stream that was never used says 0
+        sequence = max(state.first_seq, 1, after + 1)  # a stream that was never used says 0
         while sequence <= state.last_seq and len(found) < limit:
             with contextlib.suppress(NotFoundError):
                 found.append(_dead_letter(await self.js.get_msg(self.dead, seq=sequence)))
@@ -264,6 +265,35 @@ class Bus:
                 yield message
         finally:
             await subscription.unsubscribe()
+
+    async def newest(self, subject: str, *, among: int) -> list[Msg]:
+        """Those on a subject among the newest so many messages of the bus, oldest first. Raises BusUnavailable."""
+        try:
+            state = (await self.js.stream_info(self.events)).state
+            if not state.messages:
+                return []
+            config = ConsumerConfig(
+                ack_policy=AckPolicy.NONE,
+                deliver_policy=DeliverPolicy.BY_START_SEQUENCE,
+                opt_start_seq=max(state.first_seq, state.last_seq - among + 1, 1),
+            )
+            subscription = await self.js.pull_subscribe(f"{self.prefix}{subject}", stream=self.events, config=config)
+            try:
+                return await subscription.fetch(among, timeout=NEWEST_TIMEOUT_S)
+            except TimeoutError:
+                return []
+            finally:
+                await subscription.unsubscribe()
+        except (*BUS_ERRORS, APIError) as error:
+            raise BusUnavailable(reason=str(error) or type(error).__name__) from None
+
+    async def watch(self, subject: str, hear: Callable[[Msg], Awaitable[None]]) -> Subscription:
+        """Messages as they pass, for people to look at: it costs the streams nothing, and what passes while the
+        connection is away is not seen. Raises BusUnavailable."""
+        try:
+            return await self._client.subscribe(f"{self.prefix}{subject}", cb=hear)
+        except BUS_ERRORS as error:
+            raise BusUnavailable(reason=str(error) or type(error).__name__) from None
 
 
 class Pull:

@@ -202,7 +202,7 @@ async def test_an_account_tells_its_past(db: Database, doors: Doors, moments: li
         await sees(app, "1 shown")
         await pilot.press("enter")
         text = await sees(app, "available 500.00 USD", "+500.00", "-20.00", "pasys account statement alice --asset USD")
-        assert isinstance(app.screen, AccountDetail) and "lowest 500.00, highest 520.00 USD" in text
+        assert isinstance(app.screen, AccountDetail) and "500.00 to 520.00 USD" in text
         assert app.screen.query_one(Sparkline).data
         await pilot.press("slash", *"2h", "enter")
         text = await sees(app, "as of", "posted 500.00 USD", "1 shown")

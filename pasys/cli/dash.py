@@ -14,7 +14,8 @@ from pasys.cli.options import moment
 from pasys.errors import InvalidInput
 
 app = Noun("dash", "The system in one terminal: live, by keyboard.")
-SCREENS = ("overview", "transactions", "accounts", "review", "reconciliation")  # here too: --help loads no Textual
+# Here too, so that --help loads no Textual.
+SCREENS = ("overview", "transactions", "accounts", "review", "reconciliation", "events", "dead-letters", "logs")
 
 
 def screens(incomplete: str) -> list[str]:

@@ -98,8 +98,10 @@ def tail(
     kept: list[Seen] = []
 
     async def look(bus: Bus) -> None:
+        from pasys.events import pattern
+
         passed = 0
-        passing = cast("AsyncGenerator[Msg]", bus.tail(_pattern(subject), last=last))
+        passing = cast("AsyncGenerator[Msg]", bus.tail(pattern(subject), last=last))
         async with aclosing(passing) as messages:
             async for message in messages:
                 passed += 1
@@ -125,15 +127,6 @@ def tail(
     ask_bus(question)
     if output in (Format.JSON, Format.CSV):
         show(kept, output, name="events")
-
-
-def _pattern(subject: str) -> str:
-    """A noun, a subject or a pattern as the bus has it, where an asset stands at the end."""
-    from pasys.events import CATALOG
-
-    if subject in CATALOG:
-        return f"{subject}.*"
-    return f"{subject}.>" if subject in {known.split(".")[0] for known in CATALOG} else subject
 
 
 def _seen(message: Msg) -> Seen | None:

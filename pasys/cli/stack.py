@@ -174,7 +174,7 @@ def _readable(row: dict[str, Any]) -> dict[str, Any]:
     return row | {"uptime": None if seconds is None else duration(seconds)}
 
 
-LEVELS = {"ERROR": "31", "FATAL": "31", "PANIC": "31", "CRITICAL": "31", "WARNING": "33", "WARN": "33", "DEBUG": "2"}
+COLOURS = {"error": "31", "warning": "33", "debug": "2"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +215,9 @@ def logs(
 
 
 def _coloured(line: Line) -> str:
-    level = next((colour for word, colour in LEVELS.items() if f"{word} " in line.text or f"{word}:" in line.text), "0")
+    from pasys.stack.logs import level_of
+
+    level = COLOURS.get(level_of(line.text) or "", "0")
     service = 32 + sum(line.service.encode()) % 5
     return f"\x1b[{service}m{line.service:<14}\x1b[0m \x1b[{level}m{line.text}\x1b[0m"
 

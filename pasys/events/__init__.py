@@ -15,6 +15,7 @@ from pasys.events.base import Envelope as Envelope
 from pasys.events.base import Announcement as Announcement
 from pasys.events.base import encode as encode
 from pasys.events.base import decode as decode
+from pasys.events.base import pattern as pattern
 from pasys.events.account import AccountOpened as AccountOpened
 from pasys.events.account import AccountChanged as AccountChanged
 from pasys.events.transaction import TransactionCreated as TransactionCreated

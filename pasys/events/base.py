@@ -8,7 +8,7 @@ from typing import Any, ClassVar, TypeVar
 
 import msgspec
 
-from pasys.errors import UnreadableEvent
+from pasys.errors import InvalidInput, UnreadableEvent
 
 CATALOG: dict[str, type[Event]] = {}
 
@@ -41,6 +41,16 @@ def fact(subject: str, *, about: str, version: int = 1, final: bool = False) -> 
         return cls
 
     return declare
+
+
+def pattern(subject: str) -> str:
+    """A noun, a subject or a pattern as the bus has it, where an asset stands at the end. Raises InvalidInput."""
+    tokens = subject.split(".")
+    if not all(tokens) or set(subject) & set(" \t\r\n") or ">" in "".join(tokens[:-1]):
+        raise InvalidInput(field="subject", reason=f"{subject!r} is not a subject: transaction, refund.*.USD, >")
+    if subject in CATALOG:
+        return f"{subject}.*"
+    return f"{subject}.>" if subject in {known.split(".")[0] for known in CATALOG} else subject
 
 
 class Envelope(msgspec.Struct, frozen=True, kw_only=True):

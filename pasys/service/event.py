@@ -53,11 +53,11 @@ async def replay_all_dead(bus: Bus) -> list[Replayed]:
     return [await _replay(bus, letter) for letter in await dead_letters(bus)]
 
 
-async def dead_letters(bus: Bus, *, limit: int = 1_000) -> list[DeadLetter]:
-    """What stands aside, oldest first. Raises BusUnavailable."""
+async def dead_letters(bus: Bus, *, limit: int = 1_000, after: int = 0) -> list[DeadLetter]:
+    """What stands aside behind a sequence, oldest first. Raises BusUnavailable."""
     try:
         nothing = not (await bus.js.stream_info(bus.dead)).state.messages
-        return [] if nothing else await bus.dead_letters(limit=limit)
+        return [] if nothing else await bus.dead_letters(limit=limit, after=after)
     except (*BUS_ERRORS, APIError) as error:
         raise BusUnavailable(reason=str(error) or type(error).__name__) from None
 
@@ -66,6 +66,18 @@ async def dead_count(bus: Bus) -> int:
     """How many dead letters stand aside. Raises BusUnavailable."""
     try:
         return (await bus.js.stream_info(bus.dead)).state.messages
+    except (*BUS_ERRORS, APIError) as error:
+        raise BusUnavailable(reason=str(error) or type(error).__name__) from None
+
+
+async def dead_state(bus: Bus) -> tuple[int, int, int]:
+    """The first sequence that stands aside, the last that ever did, and how many there are.
+
+    While these are the same, so are the letters. Raises BusUnavailable.
+    """
+    try:
+        state = (await bus.js.stream_info(bus.dead)).state
+        return state.first_seq, state.last_seq, state.messages
     except (*BUS_ERRORS, APIError) as error:
         raise BusUnavailable(reason=str(error) or type(error).__name__) from None
 

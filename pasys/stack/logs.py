@@ -17,9 +17,23 @@ from pasys.stack.home import Home
 
 FOLLOW_EVERY_S = 0.2
 ROTATIONS_MAX = 3
+TAIL_BYTES = 64 * 1024  # of each log, for people to look at
 _ISO = re.compile(r"(\d{4})[-/](\d\d)[-/](\d\d)[T ](\d\d):(\d\d):(\d\d)(?:[.,](\d{1,6}))?")  # ours, PostgreSQL, NATS
 _VALKEY = re.compile(r"(\d\d) (\w{3}) (\d{4}) (\d\d):(\d\d):(\d\d)\.(\d{3})")
 _MONTHS = {name: number for number, name in enumerate(month_abbr) if number}
+
+
+_NAMES = {
+    "debug": "DEBUG DBG TRC TRACE VERBOSE DEBUG1 DEBUG2 DEBUG3 DEBUG4 DEBUG5",
+    "info": "INFO INF LOG NOTICE STATEMENT DETAIL HINT CONTEXT",
+    "warning": "WARNING WARN WRN",
+    "error": "ERROR ERR FATAL FTL PANIC CRITICAL",
+}
+LEVELS = tuple(_NAMES)  # from the least
+_LEVEL_OF = {name: level for level, names in _NAMES.items() for name in names.split()}
+_LEVEL_OF |= {".": "debug", "-": "debug", "*": "info", "#": "warning"}  # Valkey's marks
+# Behind its time: ours as a word, PostgreSQL's before a colon, NATS's in brackets, Valkey's as a mark.
+_LEVEL = re.compile(r"Z ([A-Z]+) |\] ([A-Z]+\d?):  |\[([A-Z]{3})\] |^\d+:[A-Z] .{24} ([.\-*#]) ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +58,35 @@ def logs(
             yield line
     if follow:
         yield from _future(place, ends, everything=names is None)
+
+
+class Newest:
+    """The newest lines of all logs of a home and then, with each reading, those that have come since."""
+
+    def __init__(self, home: Path, *, tail_bytes: int = TAIL_BYTES) -> None:
+        self._place = Home(home.absolute())
+        self._tail_bytes = tail_bytes
+        self._read_to: dict[str, int] = {}
+        self.skipped_bytes = 0  # of what came faster than it was read
+
+    def read(self) -> list[LogLine]:
+        """In the order of time; what one log has of more than `tail_bytes` a reading is passed over. Never waits."""
+        found: list[LogLine] = []
+        for name in _chosen(self._place, None):
+            first = name not in self._read_to
+            start, end = _unread(self._place, name, self._read_to)
+            if end - start > self._tail_bytes:
+                begin = _whole_lines(self._place.log(name), end - self._tail_bytes, end, first=True)
+                self.skipped_bytes += 0 if first else begin - start
+                start = begin
+            found += _lines(self._place.log(name), name, start=start, end=end, at=None)
+        return sorted(found, key=lambda line: line.at or datetime.min.replace(tzinfo=UTC))
+
+
+def level_of(text: str) -> str | None:
+    """How grave a log line is (one of LEVELS), by what its program wrote; None where it does not say."""
+    found = _LEVEL.search(text[:200])
+    return _LEVEL_OF.get(next(filter(None, found.groups()))) if found else None
 
 
 def time_of(text: str) -> datetime | None:
@@ -108,19 +151,25 @@ def _lines(path: Path, name: str, *, start: int, end: int, at: datetime | None) 
 def _future(place: Home, read_to: dict[str, int], *, everything: bool) -> Iterator[LogLine]:
     while True:
         for name in _chosen(place, None) if everything else list(read_to):
-            path = place.log(name)
-            start, size = read_to.get(name, 0), _size(path)
-            start = 0 if size < start else start  # rotated
-            end = _whole_lines(path, start, size)
-            read_to[name] = end
-            yield from _lines(path, name, start=start, end=end, at=None)
+            start, end = _unread(place, name, read_to)
+            yield from _lines(place.log(name), name, start=start, end=end, at=None)
         time.sleep(FOLLOW_EVERY_S)
 
 
-def _whole_lines(path: Path, start: int, end: int) -> int:
-    """The end of the last line that is finished."""
+def _unread(place: Home, name: str, read_to: dict[str, int]) -> tuple[int, int]:
+    """From where to where a log has whole lines that were not read before; from now on they were."""
+    path = place.log(name)
+    start, size = read_to.get(name, 0), _size(path)
+    start = 0 if size < start else start  # rotated
+    read_to[name] = _whole_lines(path, start, size)
+    return start, read_to[name]
+
+
+def _whole_lines(path: Path, start: int, end: int, *, first: bool = False) -> int:
+    """The end of the last line that is finished, or of the first."""
     if end == start:
         return start
     with path.open("rb") as file:
         file.seek(start)
-        return start + file.read(end - start).rfind(b"\n") + 1
+        block = file.read(end - start)
+    return start + (block.find(b"\n") if first else block.rfind(b"\n")) + 1

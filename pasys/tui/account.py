@@ -13,7 +13,7 @@ from textual.binding import BindingType
 from textual.widgets import DataTable, Sparkline, Static
 
 from pasys.db import Unit
-from pasys.money import Money
+from pasys.money import Money, format_minor
 from pasys.service import account, ledger_history, ledger_movement
 from pasys.service.account import AccountRow
 from pasys.service.ledger_history import StatementLine
@@ -30,7 +30,7 @@ class AccountScreen(Windowed):
     """The chart of accounts. Enter goes to an account, `j` to the journal of its asset, `v` proves the books."""
 
     TITLE = "Accounts"
-    COLUMNS = ("name", "asset", "type", "status", "available", "posted", "pending", "id")
+    COLUMNS = ("name", "asset", "status", "available", "posted", "pending", "type", "id")
     HINT = "type:customer status:frozen asset:USD alice"
     NOTHING = NOTHING
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -55,8 +55,8 @@ class AccountScreen(Windowed):
     def cells(self, row: AccountRow) -> list[Text | str]:
         held = row.balance
         status = row.status if row.status == "active" else f"{row.status} !"
-        amounts = [_right(amount.decimal) for amount in (held.available, held.posted, held.pending)]
-        return [Text(row.name), row.asset, row.type, status, *amounts, row.id]
+        amounts = [_right(digits(amount)) for amount in (held.available, held.posted, held.pending)]
+        return [Text(row.name), row.asset, status, *amounts, row.type, row.id]
 
     def action_journal(self) -> None:
         row = self.chosen()
@@ -130,11 +130,11 @@ class AccountDetail(Windowed):
         return row.seq
 
     def cells(self, row: StatementLine) -> list[Text | str]:
-        amount = f"+{row.amount.decimal}" if row.amount.minor > 0 else row.amount.decimal
+        amount = f"+{digits(row.amount)}" if row.amount.minor > 0 else digits(row.amount)
         return [
             f"{row.at.astimezone():%m-%d %H:%M:%S}",
             _right(amount),
-            _right(row.balance.decimal),
+            _right(digits(row.balance)),
             Text(row.counterparty or ""),
             row.purpose.name.lower().replace("_", " "),
             row.reference or "",
@@ -213,7 +213,12 @@ def plot_says(lines: Sequence[StatementLine]) -> str:
         return ""
     low, high = min(lines, key=lambda line: line.balance.minor), max(lines, key=lambda line: line.balance.minor)
     since, until = (f"{line.at.astimezone():%m-%d %H:%M:%S}" for line in (lines[-1], lines[0]))
-    return f"Balance from {since} to {until}: lowest {low.balance.decimal}, highest {high.balance}"
+    return f"{since} to {until}: {digits(low.balance)} to {high.balance}"
+
+
+def digits(amount: Money) -> str:
+    """An amount without its asset, where a column or a sentence names it."""
+    return format_minor(amount.minor, amount.asset, grouping=True)
 
 
 def _last(values: Sequence[float]) -> float:

@@ -12,7 +12,10 @@ from textual.screen import Screen
 
 from pasys.errors import InvalidInput, PasysError
 from pasys.tui.account import AccountScreen
+from pasys.tui.dead_letter import DeadLetterScreen
+from pasys.tui.event import EventScreen
 from pasys.tui.live import Live
+from pasys.tui.log import LogScreen
 from pasys.tui.overview import OverviewScreen
 from pasys.tui.reconciliation import ReconciliationScreen
 from pasys.tui.review import ReviewScreen
@@ -20,13 +23,16 @@ from pasys.tui.source import Doors as Doors
 from pasys.tui.source import Source
 from pasys.tui.transaction import TransactionScreen
 
-# The key of each screen, its name and what it is.
+# The key of each screen, its name and what it is; those without a key are beside the one before them.
 SCREENS: tuple[tuple[str, str, type[Live]], ...] = (
     ("1", "overview", OverviewScreen),
     ("2", "transactions", TransactionScreen),
     ("3", "accounts", AccountScreen),
     ("4", "review", ReviewScreen),
     ("5", "reconciliation", ReconciliationScreen),
+    ("6", "events", EventScreen),
+    ("", "dead-letters", DeadLetterScreen),
+    ("", "logs", LogScreen),
 )
 SCREENS_BY_NAME: dict[str, type[Live]] = {name: screen for _, name, screen in SCREENS}
 DARK, LIGHT = "textual-dark", "textual-light"
@@ -39,13 +45,13 @@ class Dash(App[None]):
     TITLE = "pasys"
     MODES: ClassVar[Any] = dict(SCREENS_BY_NAME)
     BINDINGS: ClassVar[list[BindingType]] = [
-        *(Binding(key, f"switch_mode('{name}')", str(kind.TITLE), show=False) for key, name, kind in SCREENS),
+        *(Binding(key, f"switch_mode('{name}')", str(kind.TITLE), show=False) for key, name, kind in SCREENS if key),
         Binding("a", "arm", "Arm", show=False),  # the first line has it
         Binding("t", "shade", "Dark or light", show=False),
         ("q", "quit", "Quit"),
     ]
 
-    TABS = "  ".join(f"{key} {kind.TITLE}" for key, _, kind in SCREENS)
+    TABS = "  ".join(f"{key} {kind.TITLE}" for key, _, kind in SCREENS if key)
     armed: reactive[str | None] = reactive(None)  # under whose name keys change things, or None where they do not
 
     def __init__(self, doors: Doors, *, screen: str = "overview") -> None:

@@ -17,7 +17,7 @@ from pasys.adapters.signer import open_signer
 from pasys.db import Unit
 from pasys.domain.ledger import Kind, Result
 from pasys.errors import InvalidInput, PasysError
-from pasys.money import asset_of
+from pasys.money import asset_of, format_minor
 from pasys.service import ledger_checkpoint, ledger_history, ledger_movement, ledger_verify
 from pasys.service.ledger_history import TransferRow
 from pasys.service.ledger_verify import Verification
@@ -81,7 +81,7 @@ class JournalScreen(Windowed):
         return [
             Text(f"{row.seq:,}", justify="right"),
             f"{row.recorded_at.astimezone():%m-%d %H:%M:%S}",
-            Text(row.amount.decimal, justify="right"),
+            Text(format_minor(row.amount.minor, row.amount.asset, grouping=True), justify="right"),
             Text(f"{row.debit_name or row.debit} → {row.credit_name or row.credit}"),
             row.purpose.name.lower().replace("_", " "),
             f"{KINDS[row.kind]}{done}",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
+from textual.css.query import NoMatches
 from textual.screen import Screen
 from textual.widgets import Footer, Static
 
@@ -130,5 +131,7 @@ class Live(Screen[None]):
                 self.query_one(Banner).say(f"No connection; trying again. {error}")
             except PasysError as error:
                 self.query_one(Banner).say(str(error))
+            except NoMatches:  # the screen was taken down while it waited for its answer
+                return
             self.settled.set()
             await asyncio.sleep(wait_s)

@@ -13,6 +13,7 @@ import shlex
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any, TypeVar
 
 from pasys.bus import Bus
@@ -129,14 +130,33 @@ class Source:
         """The picture of `pasys status`, looked at in a thread: it reads files and asks servers."""
         return await asyncio.to_thread(lambda: self._doors.look(self._doors.load()))
 
+    def home(self) -> Path:
+        """Where the processes of this system write their logs."""
+        return self._doors.load().home_path
+
+    async def bus(self) -> Bus:
+        """The connection to the bus. Raises BusUnavailable, StackNotRunning."""
+        if self._bus is not None and not self._bus.client.is_connected:
+            await self._forget_bus()
+        if self._bus is None:
+            self._bus = await Bus(self._doors.load()).connect(name="pasys-dash")
+        return self._bus
+
+    async def ask_bus(self, question: Callable[[Bus], Awaitable[T]]) -> T:
+        """One question to the bus."""
+        bus = await self.bus()
+        try:
+            return await question(bus)
+        except Unavailable:
+            if self._bus is bus:
+                await self._forget_bus()
+            raise
+
     async def dead_letters(self) -> int | None:
         """How many stand aside; None where the bus does not answer."""
         try:
-            if self._bus is None:
-                self._bus = await Bus(self._doors.load()).connect(name="pasys-dash")
-            return await event.dead_count(self._bus)
+            return await self.ask_bus(event.dead_count)
         except PasysError:
-            await self._forget_bus()
             return None
 
     async def close(self) -> None:

@@ -12,7 +12,7 @@ from textual.widgets import DataTable, Input, Static
 
 from pasys.db import Unit
 from pasys.errors import PasysError
-from pasys.tui.live import Banner, Live
+from pasys.tui.live import Live
 from pasys.tui.rows import fit
 
 WINDOW = 100  # rows; a window is found by the key of its first, so the last is as near as the second
@@ -115,8 +115,9 @@ class Windowed(Live):
         try:
             self.narrow(event.value.strip())
         except PasysError as error:
-            self.query_one(Banner).say(str(error))
+            self.say(str(error))
             return
+        self.say(None)
         self._typed, self._afters = event.value.strip(), []
         self.table.focus()
         self.action_again()
