@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from pasys.brand import Brand
 from pasys.errors import InvalidSettings, StackNotRunning
 from pasys.money import LEDGER_DECIMALS_MAX, Asset, declare, is_currency
 
@@ -77,6 +78,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     backup_dir: str | None = None
     reconcile_every_s: int = 3_600
     reconcile_settle_s: int = 60
+    dash: Brand = msgspec.field(default_factory=Brand)
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.world_concurrency < 1 or self.ack_wait_s <= 0:

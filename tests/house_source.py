@@ -20,6 +20,7 @@ pasys.adapters | pasys.db pasys.schema pasys.migration migrations | pasys.bus
 pasys.domain
 pasys.events
 pasys.config
+pasys.brand
 pasys.money | pasys.ids
 pasys.errors
 pasys

@@ -21,6 +21,7 @@ from pasys.tui.reconciliation import ReconciliationScreen
 from pasys.tui.review import ReviewScreen
 from pasys.tui.source import Doors as Doors
 from pasys.tui.source import Source
+from pasys.tui.theme import DARK, LIGHT, themes
 from pasys.tui.transaction import TransactionScreen
 
 # The key of each screen, its name and what it is; those without a key are beside the one before them.
@@ -35,7 +36,6 @@ SCREENS: tuple[tuple[str, str, type[Live]], ...] = (
     ("", "logs", LogScreen),
 )
 SCREENS_BY_NAME: dict[str, type[Live]] = {name: screen for _, name, screen in SCREENS}
-DARK, LIGHT = "textual-dark", "textual-light"
 ONCE_TIMEOUT_S = 20.0
 
 
@@ -55,14 +55,19 @@ class Dash(App[None]):
     armed: reactive[str | None] = reactive(None)  # under whose name keys change things, or None where they do not
 
     def __init__(self, doors: Doors, *, screen: str = "overview") -> None:
-        """Raises InvalidInput for a screen that is none."""
+        """Raises InvalidInput for a screen that is none, InvalidSettings for a brand that is none."""
         if screen not in SCREENS_BY_NAME:
             raise InvalidInput(field="screen", reason=f"{screen!r} is none of {', '.join(SCREENS_BY_NAME)}")
         super().__init__()
+        self.brand = doors.load().dash
+        self.title = self.brand.name
         self.source = Source(doors)
         self._first = screen
 
     def on_mount(self) -> None:
+        for theme in themes(self.brand):
+            self.register_theme(theme)
+        self.theme = LIGHT if self.brand.theme == "light" else DARK
         self.switch_mode(self._first)
 
     def action_arm(self) -> None:

@@ -87,7 +87,7 @@ class Live(Screen[None]):
     def _show_armed(self, armed: str | None) -> None:
         state = "read-only (a: arm)" if armed is None else f"ARMED as {armed} (a: disarm)"
         title = self.query_one("#title", Static)
-        title.update(f"pasys  {self.TITLE}   {state}")
+        title.update(f"{self.app.title}  {self.TITLE}   {state}")
         title.set_class(armed is not None, "armed")
         self.say(None)
 

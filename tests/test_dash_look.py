@@ -1,0 +1,105 @@
+"""How the dashboard looks: dark and light, in whose colours, and readable without any."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import msgspec
+import pytest
+from textual.color import Color
+
+from pasys import config
+from pasys.brand import Brand, Colours
+from pasys.config import Settings
+from pasys.errors import InvalidSettings
+from pasys.tui.app import SCREENS_BY_NAME
+from tests.dash_kit import doors_to, sees, showing
+
+DRAWN = " ▁▂▃▄▅▆▇█▏▊▌▎▍▋▉▔━╸╺"  # bars and lines, which nobody reads
+BRAND = """
+[dash]
+name = "Acme Pay"
+theme = "light"
+[dash.colours]
+primary = "#0a7"
+error = "#AA0022"
+[dash.dark]
+background = "#101014"
+"""
+
+
+def read(home: Path, toml: str) -> Settings:
+    (home / "pasys.toml").write_text(toml)
+    return config.load(home, environ={})
+
+
+def test_a_brand_is_what_the_settings_say(tmp_path: Path) -> None:
+    """Name, theme and colours come from [dash]; what is not said is the theme's own."""
+    found = read(tmp_path, BRAND).dash
+    assert (found.name, found.theme, found.colours.said(), found.dark.said(), found.light.said()) == (
+        "Acme Pay", "light", {"primary": "#0a7", "error": "#AA0022"}, {"background": "#101014"}, {},
+    )  # fmt: skip
+    assert read(tmp_path, "").dash == Brand()
+
+
+@pytest.mark.parametrize(
+    ("toml", "names"),
+    [
+        ("[dash]\ncolour = '#fff'", "colour"),
+        ("[dash.colours]\nprimary = 'red'", "primary = 'red' is not a colour"),
+        ("[dash.colours]\nprimary = '#12345'", "#12345"),
+        ("[dash.colours]\nprimary = 12", "primary"),
+        ("[dash.dark]\npurple = '#fff'", "purple"),
+        ("[dash]\ntheme = 'grey'", "grey"),
+        ("[dash]\nname = ''", "name is 1 to"),
+        ('[dash]\nname = "a\\nb"', "name is 1 to"),
+        ("dash = 'dark'", "dash"),
+    ],
+)
+def test_a_brand_that_is_none_is_refused(tmp_path: Path, toml: str, names: str) -> None:
+    """What nobody reads, and a colour that is none, is named with its place; nothing is ignored."""
+    with pytest.raises(InvalidSettings) as refused:
+        read(tmp_path, toml)
+    assert names in str(refused.value) and "pasys.toml" in str(refused.value)
+
+
+async def test_the_brand_is_on_every_screen(settings: Settings) -> None:
+    """Name and colours are those of the settings; `t` changes between light and dark, and each has its own."""
+    brand = Brand("Acme Pay", "light", Colours(primary="#0a7"), dark=Colours(background="#101014"))
+    doors = doors_to(lambda: msgspec.structs.replace(settings, dash=brand))
+    async with showing(doors, "overview") as (app, pilot):
+        await sees(app, "Acme Pay  Overview")
+        assert not app.current_theme.dark
+        assert app.screen.query_one("#title").styles.background == Color.parse("#00aa77")
+        await pilot.press("t")
+        assert app.current_theme.dark and app.screen.styles.background == Color.parse("#101014")
+        await pilot.press("3")
+        await sees(app, "Acme Pay  Accounts")
+        await pilot.press("t")
+        assert not app.current_theme.dark
+
+
+@pytest.mark.parametrize("theme", ["dark", "light"])
+@pytest.mark.parametrize("screen", list(SCREENS_BY_NAME))
+async def test_every_word_can_be_read(settings: Settings, screen: str, theme: str) -> None:
+    """In both themes no text has the colour that it stands on: letters differ from their ground in brightness."""
+    brand = Brand(theme=theme)  # type: ignore[arg-type]
+    doors = doors_to(lambda: msgspec.structs.replace(settings, dash=brand))
+    async with showing(doors, screen, size=(80, 24)) as (app, pilot):
+        await app.screen.settled.wait()  # type: ignore[attr-defined]
+        await pilot.pause()
+        pale = []
+        for strip in app.screen._compositor.render_strips():
+            for segment in itertools.chain(strip):
+                style = segment.style
+                if (
+                    not segment.text.strip(" ▁▂▃▄▅▆▇█▏▊▌▎▍▋▉▔━╸╺")
+                    or style is None
+                    or not (style.color and style.bgcolor)
+                ):
+                    continue
+                letters, ground = Color.from_rich_color(style.color), Color.from_rich_color(style.bgcolor)
+                if abs(letters.brightness - ground.brightness) < 0.25:
+                    pale.append((segment.text, letters.hex, ground.hex))
+    assert not pale
