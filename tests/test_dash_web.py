@@ -13,6 +13,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import aiohttp
+import psutil
 import pytest
 from textual_serve import server
 
@@ -228,3 +229,24 @@ async def test_the_command_serves_and_ends(settings: Settings) -> None:
         assert await status(visitor, link) == 200
     command.terminate()
     assert await asyncio.wait_for(command.wait(), 30) == 0
+
+
+async def test_a_visitor_s_dashboard_ends_with_its_server(settings: Settings) -> None:
+    """When the server is killed, the dashboards that it served end by themselves."""
+    line = shlex.join(words(settings)[:-2]) + " --web"
+    command = await asyncio.create_subprocess_shell(f"exec {line}", stdout=asyncio.subprocess.PIPE)
+    assert command.stdout is not None
+    link = (await asyncio.wait_for(command.stdout.readline(), 60)).decode().strip()
+    base = link.split("/?")[0]
+    async with visiting() as visitor:
+        await status(visitor, link)
+        async with visitor.ws_connect(f"{base}/ws", origin=base) as session:
+            await heard(session, "Overview")
+            (child,) = psutil.Process(command.pid).children()
+            command.kill()
+            await command.wait()
+
+            async def ended() -> bool:
+                return not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+
+            await eventually(ended, within_s=30.0)

@@ -67,10 +67,11 @@ def dash(
         size = shutil.get_terminal_size()
         print(asyncio.run(tui.once(doors, screen, width=size.columns, height=size.lines)))
         return
-    dashboard = tui.Dash(doors, screen=screen)
+    served = "TEXTUAL_DRIVER" in os.environ  # to a browser, by `dash --web`
+    dashboard = tui.Dash(doors, screen=screen, served_by=os.getppid() if served else None)
     if web:
         return asyncio.run(_serve(screen, host or "127.0.0.1", port or 0))
-    if not (sys.stdin.isatty() and sys.stdout.isatty()) and not os.environ.get("TEXTUAL_DRIVER"):
+    if not (sys.stdin.isatty() and sys.stdout.isatty()) and not served:
         raise InvalidInput(
             field="output", reason="the dashboard needs a terminal; `--once` prints a screen without one"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from typing import Any, ClassVar, cast
 
 from textual.app import App
@@ -37,6 +38,7 @@ SCREENS: tuple[tuple[str, str, type[Live]], ...] = (
 )
 SCREENS_BY_NAME: dict[str, type[Live]] = {name: screen for _, name, screen in SCREENS}
 ONCE_TIMEOUT_S = 20.0
+LOOK_EVERY_S = 1.0  # whether a browser's dashboard is still served
 
 
 class Dash(App[None]):
@@ -54,7 +56,7 @@ class Dash(App[None]):
     TABS = "  ".join(f"{key} {kind.TITLE}" for key, _, kind in SCREENS if key)
     armed: reactive[str | None] = reactive(None)  # under whose name keys change things, or None where they do not
 
-    def __init__(self, doors: Doors, *, screen: str = "overview") -> None:
+    def __init__(self, doors: Doors, *, screen: str = "overview", served_by: int | None = None) -> None:
         """Raises InvalidInput for a screen that is none, InvalidSettings for a brand that is none."""
         if screen not in SCREENS_BY_NAME:
             raise InvalidInput(field="screen", reason=f"{screen!r} is none of {', '.join(SCREENS_BY_NAME)}")
@@ -63,12 +65,19 @@ class Dash(App[None]):
         self.title = self.brand.name
         self.source = Source(doors)
         self._first = screen
+        self._served_by = served_by  # the process that serves it to a browser
 
     def on_mount(self) -> None:
         for theme in themes(self.brand):
             self.register_theme(theme)
         self.theme = LIGHT if self.brand.theme == "light" else DARK
         self.switch_mode(self._first)
+        if self._served_by is not None:
+            self.set_interval(LOOK_EVERY_S, self._end_with_server)
+
+    def _end_with_server(self) -> None:
+        if os.getppid() != self._served_by:  # it was killed, and nobody looks at this any more
+            self.exit()
 
     def action_arm(self) -> None:
         """Read-only until this is pressed, and again when it is pressed once more."""
