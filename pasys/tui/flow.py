@@ -78,7 +78,7 @@ class Flowing(Live):
         ("escape", "lines", "Lines"),
     ]
     DEFAULT_CSS = """
-    Flowing #filter { height: 1; border: none; }
+    Flowing #filter { height: 1; border: none; padding: 0; }
     Flowing #says { height: auto; color: $text-muted; }
     Flowing Log, Flowing DataTable { height: 1fr; scrollbar-size-horizontal: 0; }
     Flowing DataTable { display: none; }
