@@ -3,57 +3,77 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import os
-from typing import Any, ClassVar, cast
+import sys
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
-from textual.app import App
+from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
 from textual.reactive import reactive
 from textual.screen import Screen
+from textual.widgets import Static
 
 from pasys.errors import InvalidInput, PasysError
-from pasys.tui.account import AccountScreen
-from pasys.tui.dead_letter import DeadLetterScreen
-from pasys.tui.event import EventScreen
-from pasys.tui.live import Live
-from pasys.tui.log import LogScreen
-from pasys.tui.overview import OverviewScreen
-from pasys.tui.reconciliation import ReconciliationScreen
-from pasys.tui.review import ReviewScreen
-from pasys.tui.source import Doors as Doors
-from pasys.tui.source import Source
+from pasys.tui.doors import Doors as Doors
 from pasys.tui.theme import DARK, LIGHT, themes
-from pasys.tui.transaction import TransactionScreen
 
-# The key of each screen, its name and what it is; those without a key are beside the one before them.
-SCREENS: tuple[tuple[str, str, type[Live]], ...] = (
-    ("1", "overview", OverviewScreen),
-    ("2", "transactions", TransactionScreen),
-    ("3", "accounts", AccountScreen),
-    ("4", "review", ReviewScreen),
-    ("5", "reconciliation", ReconciliationScreen),
-    ("6", "events", EventScreen),
-    ("", "dead-letters", DeadLetterScreen),
-    ("", "logs", LogScreen),
+if TYPE_CHECKING:
+    from pasys.tui.source import Source
+
+# The key of each screen, its name, its title, and where it is; those without a key are beside the one before them.
+SCREENS = (
+    ("1", "overview", "Overview", "pasys.tui.overview:OverviewScreen"),
+    ("2", "transactions", "Transactions", "pasys.tui.transaction:TransactionScreen"),
+    ("3", "accounts", "Accounts", "pasys.tui.account:AccountScreen"),
+    ("4", "review", "Review", "pasys.tui.review:ReviewScreen"),
+    ("5", "reconciliation", "Reconciliation", "pasys.tui.reconciliation:ReconciliationScreen"),
+    ("6", "events", "Events", "pasys.tui.event:EventScreen"),
+    ("", "dead-letters", "Dead letters", "pasys.tui.dead_letter:DeadLetterScreen"),
+    ("", "logs", "Logs", "pasys.tui.log:LogScreen"),
 )
-SCREENS_BY_NAME: dict[str, type[Live]] = {name: screen for _, name, screen in SCREENS}
+SCREENS_BY_NAME = {name: place for _, name, _, place in SCREENS}
 ONCE_TIMEOUT_S = 20.0
 LOOK_EVERY_S = 1.0  # whether a browser's dashboard is still served
+
+
+def load(name: str) -> Screen[Any]:
+    """A screen by its name. Its drivers are loaded with it: they take longer than the first picture may."""
+    module, _, kind = SCREENS_BY_NAME[name].partition(":")
+    return getattr(importlib.import_module(module), kind)()
+
+
+def module_of(name: str) -> str:
+    return SCREENS_BY_NAME[name].partition(":")[0]
+
+
+class Opening(Screen[None]):
+    """What is there at once: the first lines of every screen, while the first of them is loaded."""
+
+    DEFAULT_CSS = """
+    Opening > #title { height: 1; background: $primary; color: $text; text-style: bold; }
+    Opening > #tabs { height: 1; color: $text-muted; }
+    """
+
+    def compose(self) -> ComposeResult:
+        yield Static(f"{self.app.title}  opens …", id="title", markup=False)
+        yield Static(Dash.TABS, id="tabs", markup=False)
 
 
 class Dash(App[None]):
     """pasys dash. Numbers go to screens; `a` arms, and without it no key changes anything; `t` is for dark or light."""
 
     TITLE = "pasys"
-    MODES: ClassVar[Any] = dict(SCREENS_BY_NAME)
+    MODES: ClassVar[Any] = {name: partial(load, name) for name in SCREENS_BY_NAME}
     BINDINGS: ClassVar[list[BindingType]] = [
-        *(Binding(key, f"switch_mode('{name}')", str(kind.TITLE), show=False) for key, name, kind in SCREENS if key),
+        *(Binding(key, f"switch_mode('{name}')", title, show=False) for key, name, title, _ in SCREENS if key),
         Binding("a", "arm", "Arm", show=False),  # the first line has it
         Binding("t", "shade", "Dark or light", show=False),
         ("q", "quit", "Quit"),
     ]
 
-    TABS = "  ".join(f"{key} {kind.TITLE}" for key, _, kind in SCREENS if key)
+    TABS = "  ".join(f"{key} {title}" for key, _, title, _ in SCREENS if key)
     armed: reactive[str | None] = reactive(None)  # under whose name keys change things, or None where they do not
 
     def __init__(self, doors: Doors, *, screen: str = "overview", served_by: int | None = None) -> None:
@@ -63,7 +83,7 @@ class Dash(App[None]):
         super().__init__()
         self.brand = doors.load().dash
         self.title = self.brand.name
-        self.source = Source(doors)
+        self._doors = doors
         self._first = screen
         self._served_by = served_by  # the process that serves it to a browser
 
@@ -71,9 +91,28 @@ class Dash(App[None]):
         for theme in themes(self.brand):
             self.register_theme(theme)
         self.theme = LIGHT if self.brand.theme == "light" else DARK
-        self.switch_mode(self._first)
         if self._served_by is not None:
             self.set_interval(LOOK_EVERY_S, self._end_with_server)
+        if module_of(self._first) in sys.modules:
+            self.switch_mode(self._first)
+        else:
+            self.call_after_refresh(self.run_worker, self._open, exit_on_error=True)
+
+    async def _open(self) -> None:
+        """Load the first screen beside the picture that is there already, and the others before their keys are hit."""
+        for name in (self._first, *SCREENS_BY_NAME):
+            await asyncio.to_thread(importlib.import_module, module_of(name))
+            if isinstance(self.screen, Opening):
+                self.switch_mode(self._first)
+
+    @cached_property
+    def source(self) -> Source:
+        from pasys.tui.source import Source
+
+        return Source(self._doors)
+
+    def get_default_screen(self) -> Screen[Any]:
+        return Opening()
 
     def _end_with_server(self) -> None:
         if os.getppid() != self._served_by:  # it was killed, and nobody looks at this any more
@@ -81,25 +120,29 @@ class Dash(App[None]):
 
     def action_arm(self) -> None:
         """Read-only until this is pressed, and again when it is pressed once more."""
+        if isinstance(self.screen, Opening):
+            return
         try:
             self.armed = self.source.who() if self.armed is None else None
         except PasysError as error:
-            cast(Live, self.screen).say(str(error))
+            cast(Any, self.screen).say(str(error))
 
     def action_shade(self) -> None:
         self.theme = LIGHT if self.theme == DARK else DARK
 
     async def on_unmount(self) -> None:
-        await self.source.close()
+        if "source" in self.__dict__:
+            await self.source.close()
 
 
 async def once(doors: Doors, screen: str, *, width: int, height: int) -> str:
     """One screen as text, when its first answer is drawn or its error said."""
     app = Dash(doors, screen=screen)
+    importlib.import_module(module_of(screen))  # at once: nobody waits for a first picture
     async with app.run_test(size=(width, height)) as pilot:
         await pilot.pause()
         async with asyncio.timeout(ONCE_TIMEOUT_S):
-            await cast(Live, app.screen).settled.wait()
+            await cast(Any, app.screen).settled.wait()
         await pilot.pause()
         return text_of(app.screen)
 

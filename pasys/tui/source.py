@@ -11,29 +11,20 @@ import contextlib
 import os
 import shlex
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pasys.bus import Bus
-from pasys.config import Settings, default_home
+from pasys.config import default_home
 from pasys.db import Database, Unit
 from pasys.errors import DatabaseUnavailable, OutcomeUnknown, PasysError, Unavailable
 from pasys.service import event
+from pasys.tui.doors import Doors as Doors
 
 T = TypeVar("T")
 CONNECTIONS_MAX = 3
 ACT_TIMEOUT_S = 30.0
-
-
-@dataclass(frozen=True, slots=True)
-class Doors:
-    """What the face that starts the dashboard lends to it: settings, the stack's picture, how people write times."""
-
-    load: Callable[[], Settings]
-    look: Callable[[Settings], dict[str, Any]]
-    moment: Callable[[str], datetime]
 
 
 class Source:
