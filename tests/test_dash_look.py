@@ -87,6 +87,7 @@ async def test_every_word_can_be_read(settings: Settings, screen: str, theme: st
     brand = Brand(theme=theme)  # type: ignore[arg-type]
     doors = doors_to(lambda: msgspec.structs.replace(settings, dash=brand))
     async with showing(doors, screen, size=(80, 24)) as (app, pilot):
+        await sees(app, "read-only")
         await app.screen.settled.wait()  # type: ignore[attr-defined]
         await pilot.pause()
         pale = []

@@ -173,7 +173,7 @@ async def test_a_screen_is_as_it_was(world: tuple[Doors, dict[str, str]], name: 
     first, make, words = BESIDE.get(name, (name, None, ""))
     app = Dash(doors, screen=first)
     async with app.run_test(size=size) as pilot:
-        await pilot.pause()
+        await sees(app, "read-only")
         if make is not None:
             await app.push_screen(make(known))
             await sees(app, words)

@@ -105,6 +105,7 @@ STARTS = {
     ("pasys.cli.daemon", "daemons.webhook"),
     ("pasys.cli.daemon", "pasys.simulator.__main__"),
     ("pasys.cli.dash", "pasys.tui.app"),
+    ("pasys.cli.dash", "pasys.tui.web"),
 }
 
 
