@@ -25,6 +25,7 @@ from pasys.db import Database
 from pasys.events import FraudCleared, PspNotified
 from pasys.service import backup, refund, settlement
 from pasys.stack import client
+from tests import archive_kit
 from tests.backup_kit import PASYS
 from tests.faults_invariants import violations
 from tests.faults_kit import all_status, ask_one_refund, nothing_unfinished, open_payers, pay_from
@@ -224,6 +225,20 @@ async def test_a_refund_that_was_perhaps_sent_is_as_old_as_it_is(db: Database, s
     async with db.unit() as unit:
         sent = await refund.send(unit, refund_id)
     assert sent is not None and (sent.sent_at == created_at) is not whole
+
+
+async def test_books_that_begin_behind_an_archive_are_held_against_its_signature(db: Database, tmp_path: Path) -> None:
+    """Where the first transfers are in files, what follows from them must be what was signed."""
+    await archive_kit.grown(db, rounds=14)
+    await archive_kit.archive(db, tmp_path, to=archive_kit.ROWS)
+    async with db.unit() as unit:
+        assert (await backup.verified(unit)).ok
+    with psycopg.connect(db.url, autocommit=True) as superuser:
+        superuser.execute("alter table checkpoint disable trigger all")
+        superuser.execute("delete from checkpoint")
+    async with db.unit() as unit:
+        found = await backup.verified(unit)
+    assert [(one.what, one.seq) for one in found.findings] == [("archive", archive_kit.ROWS)]
 
 
 async def test_servers_of_ones_own_forget_the_future(settings: Settings) -> None:

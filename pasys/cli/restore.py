@@ -135,7 +135,7 @@ class Adopted:
 def _elsewhere(known: Settings, *, yes: bool, output: Output) -> None:
     from pasys import config
     from pasys.cli import health
-    from pasys.service import backup, ledger_verify
+    from pasys.service import backup
     from pasys.stack import restore as restores
 
     if config.load(known.home_path, recorded=False).database_url is None:
@@ -148,7 +148,7 @@ def _elsewhere(known: Settings, *, yes: bool, output: Output) -> None:
         confirm("Empty the bus, and go on from the database as it is?", yes)
         started = time.monotonic()
         _bring_up_to_date(known)
-        books = _ask(known, ledger_verify.verify)
+        books = _ask(known, backup.verified)
         verify_time_s = round(time.monotonic() - started, 3)
         if not books.ok:
             refused = Adopted(False, verify_time_s, books.transfers, 0, 0, books.findings)
@@ -173,11 +173,11 @@ def _examined(
     live: Any,
     origin: Settings,
 ) -> Report:
-    from pasys.service import backup, ledger_verify
+    from pasys.service import backup
 
     started = time.monotonic()
     _bring_up_to_date(copy)
-    found = _ask(copy, ledger_verify.verify)
+    found = _ask(copy, backup.verified)
     verify_time_s = time.monotonic() - started
     reached = _ask(copy, backup.reach)
     resumed = backup.Resumed(0, 0)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
+from pasys.adapters.signer import open_signer
 from pasys.adapters.velocity import forget_counters
 from pasys.bus import Bus
 from pasys.config import Settings
 from pasys.db import Unit, queries
-from pasys.service import ledger_checkpoint
+from pasys.service import ledger_checkpoint, ledger_verify
+from pasys.service.ledger_verify import Verification
 
 SQL = queries("backup")
 CHECKPOINT = queries("ledger_checkpoint")
@@ -39,6 +41,11 @@ async def reach(unit: Unit) -> Reach:
     seqs = {asset: await ledger_checkpoint.last_seq(unit, asset) for (asset,) in assets}
     last = await unit.row(SQL["last"])
     return Reach(seqs, last.id if last else None, last.at if last else None)
+
+
+async def verified(unit: Unit) -> Verification:
+    """The whole journal, derived again from where it begins: behind what is archived, if that is what was signed."""
+    return await ledger_verify.verify(unit, vouched=await ledger_checkpoint.vouched(unit, open_signer(unit.settings)))
 
 
 async def missing_since(unit: Unit, reached: Reach) -> datetime | None:
