@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from dataclasses import replace
 from datetime import timedelta
@@ -103,6 +104,40 @@ async def test_readers_are_not_cut_off(db: Database, tmp_path: Path) -> None:
         assert await ledger.transfers(reader, asset="USD", limit=5) == rows
     async with db.unit() as unit:
         assert await ledger_archive.drop(unit, written)
+
+
+async def test_nobody_waits_behind_an_archiver_that_waits(db: Database, tmp_path: Path) -> None:
+    """Where a unit has had the journal open for long, dropping is not even tried: the archiver asks for no lock behind
+    which others would have to wait, and is told so while that unit goes on."""
+    numbers = await grown(db, rounds=14)
+    async with db.unit() as unit:
+        part = (await ledger_archive.plan(unit, "USD", to=ROWS))[0]
+        written = await ledger_archive.write(unit, signer(db), part, tmp_path)
+    async with db.unit() as reader:
+        await ledger.project(reader, "USD")  # whoever asks for the asset's lock now waits until we end
+        await ledger.transfers(reader, asset="USD", limit=5)
+        await asyncio.sleep(0.6)
+        async with asyncio.timeout(30):
+            with pytest.raises(JournalBusy):
+                async with db.unit() as unit:
+                    await ledger_archive.drop(unit, written)
+        await ledger.post(reader, [direct(numbers[0], numbers[2], 5)])
+
+
+async def test_a_keeper_does_not_wait_with_the_asset_locked(db: Database) -> None:
+    """Somebody who works on the journal's table keeps no partition from being made later, and nobody from posting."""
+    numbers = await grown(db, rounds=6)
+    async with db.unit() as unit:
+        await ledger.post(unit, [direct(numbers[0], numbers[2], 1) for _ in range(ROWS)])
+    async with db.unit() as busy:
+        await busy.rows("lock table only transfer in share update exclusive mode")
+        with pytest.raises(JournalBusy):
+            async with db.unit() as unit:
+                await ledger_partition.keep(unit)
+        async with db.unit() as unit:
+            await ledger.post(unit, [direct(numbers[0], numbers[2], 5)])
+    async with db.unit() as unit:
+        assert await ledger_partition.keep(unit)
 
 
 async def test_how_far_must_be_said(db: Database) -> None:

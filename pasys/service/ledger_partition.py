@@ -9,7 +9,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from psycopg.errors import LockNotAvailable
+
 from pasys.db import Unit, queries
+from pasys.errors import JournalBusy
 
 SQL = queries("ledger_partition")
 INDEXES = 4  # of a closed partition, beside its key: ledger_partition_index
@@ -45,16 +48,26 @@ async def keep(unit: Unit) -> bool:
 
     One step a unit, so call it again while it is true. A new partition takes the asset's lock, and an index only its
     partition's, where nobody writes any more: the two must not come together, or posting would wait for the index. Two
-    keepers do not do the same work twice, and what one left undone the next one does.
+    keepers do not do the same work twice, and what one left undone the next one does. Raises JournalBusy where somebody
+    works on the journal's table, such as ANALYZE: there is time, and nobody who posts has to wait behind us.
     """
     if not await unit.value(SQL["keeper"]):
         return False
     asset = await unit.value(SQL["short"])
     if asset is not None:
-        await unit.rows(SQL["add"], asset=asset)
+        await _add(unit, asset)
         return True
     for one in await partitions(unit):
         if one.closed and not one.indexed:
             await unit.rows(SQL["index"], leaf=one.name)
             return True
     return False
+
+
+async def _add(unit: Unit, asset: str) -> None:
+    await unit.rows(SQL["lock"], asset=asset)
+    await unit.rows(SQL["patience"])
+    try:
+        await unit.rows(SQL["add"], asset=asset)
+    except LockNotAvailable:
+        raise JournalBusy(asset=asset) from None

@@ -18,10 +18,17 @@ select a.code from asset a
  where a.partitioned_seq - a.last_seq < coalesce(current_setting('pasys.partition_rows', true), '1000000')::int8
  order by a.code limit 1
 
+-- :lock
+select ledger_lock(%(asset)s)
+
+-- :patience
+-- With the asset locked nothing is waited for long.
+set local lock_timeout = '200ms'
+
 -- :add
 -- Under the asset's lock; nothing where somebody else was faster.
 select ledger_partition_add(a.code)
-  from (select code, last_seq, partitioned_seq from asset where code = %(asset)s for no key update) a
+  from (select code, last_seq, partitioned_seq from asset where code = %(asset)s) a
  where a.partitioned_seq - a.last_seq < coalesce(current_setting('pasys.partition_rows', true), '1000000')::int8
 
 -- :index
