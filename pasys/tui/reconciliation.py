@@ -26,6 +26,8 @@ from pasys.tui.action import sentence
 from pasys.tui.live import Live
 from pasys.tui.rows import Rows, age, clock
 
+FIRST = ("amount", "fee", "status", "asset", "type")  # the rest are ids and times
+DIFFERS = {"amount": "amount", "fee": "fee", "currency": "asset", "status": "status"}  # which fact a kind is about
 RUNS_MAX = 50
 BREAKS_MAX = 500
 NO_RUNS = "No statement was ever read. Press a and then n to have one read, or run: pasys reconcile run --psp {psp}"
@@ -54,12 +56,13 @@ class ReconciliationScreen(Live):
         ("escape", "open_breaks", "All open"),
     ]
     DEFAULT_CSS = """
-    ReconciliationScreen #top { height: 6; }
-    ReconciliationScreen #runs { width: 3fr; height: 6; }
-    ReconciliationScreen #ages { width: 2fr; height: auto; max-height: 6; padding-left: 2; }
+    ReconciliationScreen #top { height: auto; max-height: 9; }
+    ReconciliationScreen #runs { width: 1fr; height: auto; min-height: 4; max-height: 5; overflow-x: hidden; }
+    ReconciliationScreen #ages { width: auto; height: auto; max-height: 9; padding-left: 2; }
     ReconciliationScreen #which { height: auto; color: $text-muted; }
     ReconciliationScreen #breaks { height: 1fr; min-height: 4; }
-    ReconciliationScreen #sides { height: auto; max-height: 45%; border-top: solid $primary; }
+    ReconciliationScreen #sides { height: auto; max-height: 50%; border-top: solid $primary; }
+    ReconciliationScreen #would { text-style: bold; }
     """
 
     def __init__(self) -> None:
@@ -70,7 +73,7 @@ class ReconciliationScreen(Live):
     def body(self) -> ComposeResult:
         with Horizontal(id="top"):
             yield Rows[RunRow](
-                ("read", "psp", "status", "lines", "matched", "open"),
+                ("read", "psp", "open", "matched", "status"),
                 key=lambda row: row.run_id,
                 cells=run_cells,
                 id="runs",
@@ -78,12 +81,13 @@ class ReconciliationScreen(Live):
             yield Static("", id="ages", markup=False)
         yield Static("", id="which", markup=False)
         yield Rows[BreakRow](
-            ("open for", "kind", "difference", "psp", "about", "id"),
+            ("open for", "kind", "difference", "psp", "about"),
             key=lambda row: row.id,
             cells=break_cells,
             id="breaks",
         )
         with VerticalScroll(id="sides", can_focus=False):
+            yield Static("", id="would", markup=False)
             yield Static("", id="evidence", markup=False)
 
     def on_mount(self) -> None:
@@ -133,7 +137,8 @@ class ReconciliationScreen(Live):
         self.query_one("#sides").display = chosen is not None
         if chosen is not None:
             known = self._answer.would if self._answer.chosen == chosen.id else "…"
-            self.query_one("#evidence", Static).update(sides(chosen, known))
+            self.query_one("#would", Static).update(f"{chosen.id}: {known}")
+            self.query_one("#evidence", Static).update(sides(chosen))
 
     def on_data_table_row_highlighted(self, event: DataTable.RowHighlighted) -> None:
         if event.data_table.id == "breaks" and self.breaks.chosen is not None:
@@ -181,9 +186,9 @@ async def would(unit: Unit, found: BreakRow) -> str:
     if found.status != BreakStatus.OPEN:
         return f"closed: {found.resolution}, by {found.actor}" + (f" ({found.note})" if found.note else "")
     try:
-        return "e: " + reconciliation_action.entry_line(await reconciliation.preview(unit, found.id))
+        return "e posts " + reconciliation_action.entry_line(await reconciliation.preview(unit, found.id))
     except (NoCorrection, BreakResolved) as error:
-        return f"No entry can: {error.facts.get('reason', error)}. c closes it as it is"
+        return f"no entry can close it, {error.facts.get('reason', error)}; c closes it as it is"
 
 
 def which(answer: Answer, run: str | None) -> str:
@@ -197,9 +202,9 @@ def which(answer: Answer, run: str | None) -> str:
 
 
 def run_cells(row: RunRow) -> list[Any]:
-    numbers = (row.lines, row.matched, row.open_breaks)
     status = row.status if row.reason is None else f"{row.status}: {row.reason}"
-    return [clock(row.started_at), row.psp, Text(status), *(Text(f"{n:,}", justify="right") for n in numbers)]
+    matched = f"{row.matched:,} of {row.lines:,}"
+    return [clock(row.started_at)[:-3], row.psp, Text(f"{row.open_breaks:,}", justify="right"), matched, Text(status)]
 
 
 def break_cells(row: BreakRow) -> list[Any]:
@@ -210,7 +215,6 @@ def break_cells(row: BreakRow) -> list[Any]:
         Text(str(Money(row.difference_minor, row.asset)), justify="right"),
         row.psp,
         Text(row.entity_id or row.line_id or ""),
-        row.id,
     ]
 
 
@@ -225,15 +229,14 @@ def ages_table(ages: Sequence[Ages]) -> Table:
     return table
 
 
-def sides(found: BreakRow, would: str) -> Table:
-    """The evidence, ours beside theirs; what differs is marked, also where there is no colour."""
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", caption=would, caption_justify="left")
-    table.caption_style = "bold"
-    for name in ("", "", "ours", "theirs"):
-        table.add_column(name, no_wrap=True)
-    for one in side_by_side(found.expected, found.found):
-        both = one.books is not None and one.statement is not None
-        differs = both and one.books != one.statement
+def sides(found: BreakRow) -> Table:
+    """The evidence, ours beside theirs: first what differs, which is marked, also where there is no colour."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for name, width in (("", 12), ("ours", 10), ("theirs", 10)):
+        table.add_column(name, no_wrap=True, min_width=width)
+    about = DIFFERS.get(found.kind)
+    facts = side_by_side(found.expected, found.found)
+    for one in sorted(facts, key=lambda one: FIRST.index(one.fact) if one.fact in FIRST else len(FIRST)):
         told = [Text("" if side is None else str(side)) for side in (one.books, one.statement)]
-        table.add_row("≠" if differs else "", one.fact, *told)
+        table.add_row(f"{'≠' if one.fact == about else ' '} {one.fact}", *told)
     return table

@@ -35,7 +35,7 @@ def post(found: BreakRow, entries: Sequence[Proposed]) -> Action:
 
     return Action(
         title=f"Close {found.id} by an entry",
-        about=f"{line(found)}\n{entry_line(entries)}",
+        about=f"{line(found)}\nIt posts {entry_line(entries)}.",
         words=lambda typed: ["reconcile", "resolve", found.id, *option("--note", typed["note"])],
         verb=verb,
         look=["reconcile", "show", found.id],
@@ -70,4 +70,4 @@ def line(found: BreakRow) -> str:
 
 def entry_line(entries: Sequence[Proposed]) -> str:
     """What a corrective entry posts."""
-    return "It posts: " + "; ".join(f"debit {one.debit}, credit {one.credit}, {one.amount}" for one in entries)
+    return "; ".join(f"debit {one.debit}, credit {one.credit}, {one.amount}" for one in entries)
