@@ -19,6 +19,7 @@ from pasys.errors import ImportRefused, ImportUnderWay, InvalidInput, InvalidRow
 from pasys.events import AccountOpened
 from pasys.money import Money
 from pasys.service import account, import_batch, ledger
+from pasys.service.transaction import Created, Draft, Turn, create_many
 from tests.import_files import FUNDED, HEADER, chosen_of, command, environment, silent, write
 from tests.support import balance_of, eventually
 
@@ -232,6 +233,28 @@ async def test_a_dry_run_answers_as_the_real_run(db: Database, tmp_path: Path) -
     assert [(r.line, r.key, r.rule) for r in tried.refusals] == [(r.line, r.key, r.rule) for r in real.refusals]
     assert [a.line for a in tried.answers if a.answer == "refused"] == [r.line for r in real.refusals]
     assert len(tried.answers) == len(rows)
+
+
+async def test_a_chunk_that_is_ahead_keeps_nobody_waiting(db: Database) -> None:
+    """The second of two chunks begins first, in an asset that has no books yet; the first one can go on."""
+    draft = Draft(amount=Money(100, "USD"), credit="ada")
+    first = Turn()
+    second = Turn(before=first)
+
+    async def create(turn: Turn) -> list[Created]:
+        async with db.unit() as unit:
+            answers = await create_many(unit, [draft], partial=True, turn=turn)
+        turn.committed.set()
+        return answers
+
+    async with db.unit() as unit:
+        await account.open(unit, name="ada", type="customer", asset="USD")
+    ahead = asyncio.create_task(create(second))
+    await asyncio.sleep(0.2)
+    async with asyncio.timeout(60):  # where it waits for the other, it waits for ever
+        answers = await create(first) + await ahead
+    assert [answer.refusal for answer in answers] == [None, None]
+    assert await balance_of(db, "ada") == Money(200, "USD")
 
 
 # Interrupted ---------------------------------------------------------------------------------------------------------
