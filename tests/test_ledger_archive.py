@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pasys.db import Database
-from pasys.domain import posting
+from pasys.domain import ledger_answer, posting
 from pasys.domain.ledger import Result, Transfer
 from pasys.domain.ledger_columns import Columns
 from pasys.errors import (
@@ -239,6 +239,13 @@ async def test_what_was_posted_once_is_answered_as_before(db: Database, tmp_path
     with pytest.raises(TransferConflict, match=str(alone[0].id)):
         async with db.unit() as unit:
             await ledger.post(unit, [replace(alone[0], reference="another")])
+
+
+def test_an_archived_id_is_repeated_in_its_own_asset() -> None:
+    """The same accounts and amount in another asset are another transfer."""
+    asked = direct(1, 2, 5)
+    kept = ledger_answer.Answer("USD", 1, asked.kind, Result.ACCEPTED, 0, ledger_answer.fingerprint(asked))
+    assert kept.repeated_by(asked) and not kept.repeated_by(replace(asked, asset="EUR"))
 
 
 async def test_two_assets_do_not_share_an_archive(db: Database, tmp_path: Path) -> None:

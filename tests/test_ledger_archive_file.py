@@ -106,8 +106,18 @@ async def test_an_archive_of_other_books_is_in_the_way(db: Database, tmp_path: P
             await ledger_archive_restore.restore(unit, written.archived.path)
 
 
-def files_of_other_books(path: Path) -> bytes:
-    """A file that is whole, with one amount that is another and all hashes behind it made anew."""
+async def test_the_rows_of_a_file_are_in_order(db: Database, tmp_path: Path) -> None:
+    """A file whose hashes fit, and whose rows are not those that its header promises, is no archive."""
+    await grown(db, rounds=14)
+    (written,) = await archive(db, tmp_path, to=ROWS)
+    written.archived.path.write_bytes(files_of_other_books(written.archived.path, field="seq"))
+    with pytest.raises(ArchiveBroken, match="row 1 is not where it belongs"):
+        async with db.unit() as unit:
+            await ledger_archive_restore.restore(unit, written.archived.path)
+
+
+def files_of_other_books(path: Path, *, field: str = "amount") -> bytes:
+    """A file that is whole, with one field that is another and all hashes behind it made anew."""
     with gzip.open(path) as packed:
         reading = ledger_archive_format.Reading(packed.read)
         blocks = list(reading.blocks())
@@ -115,7 +125,7 @@ def files_of_other_books(path: Path) -> bytes:
     made, hash = [reading.header.encode()], bytes.fromhex(reading.header.hash_before)
     for block in blocks:
         rows = block.rows.copy()
-        rows["amount"][5] += 1
+        rows[field][5] += 1
         hash = ledger_chain.follow(hash, rows, block.texts)[-32:]
         made.append(ledger_archive_format.encode_block(rows, block.texts))
     after = replace(reading.trailer.after, hash=hash.hex())
