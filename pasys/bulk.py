@@ -1,7 +1,8 @@
-"""Rows by the thousand travel to PostgreSQL as its COPY takes them in binary, a column at a time.
+"""Rows by the thousand travel to PostgreSQL as its COPY takes them in binary: it writes a page where INSERT writes a row.
 
-A column is a numpy array (int64, or V16 for uuids), a list of texts or bytes with None for null, or one value that
-stands in every row. Format: https://www.postgresql.org/docs/current/sql-copy.html#SQL-COPY-FILE-FORMATS
+A column is a numpy array (int64, any big-endian integers, or V16 for uuids), a list of texts or bytes with None for
+null, or one value that stands in every row.
+Format: https://www.postgresql.org/docs/current/sql-copy.html#SQL-COPY-FILE-FORMATS
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ def _cells(column: Column) -> NDArray[Any] | bytes | list[bytes | None]:
     if isinstance(column, datetime):
         return struct.pack(">q", (column - _EPOCH) // timedelta(microseconds=1))
     if isinstance(column, np.ndarray):
-        return column.astype(">i8") if column.dtype.kind == "i" else column
+        return column.astype(">i8") if column.dtype == np.int64 else column  # what is big-endian is ready
     if isinstance(column, bytes):
         return column
     cells = [cell.encode() if isinstance(cell, str) else cell for cell in column]

@@ -120,13 +120,8 @@ class Unit:
         return None if row is None else row[0]
 
     async def copy(self, table: str, count: int, **columns: Any) -> None:
-        """Write so many rows into a table at once, columns as bulk.copy_rows takes them; the others have defaults."""
-        from pasys.bulk import copy_rows
-
-        names, data = copy_rows(count, columns)
-        statement = f"copy {table} ({', '.join(names)}) from stdin (format binary)"
-        async with self._driver.cursor() as cursor, cursor.copy(statement.encode()) as copy:
-            await copy.write(data)
+        """Write so many rows into a table at once: copy_into."""
+        await copy_into(self._driver, table, count, **columns)
 
     def emit(self, *events: Event) -> None:
         """Announce facts, if and when this unit commits."""
@@ -174,6 +169,16 @@ class Unit:
         else:
             await self.copy("event", len(fresh), **columns, at=self.now)
             await self.copy("outbox", len(fresh), event_id=fresh)
+
+
+async def copy_into(driver: psycopg.AsyncConnection[Any], table: str, count: int, **columns: Any) -> None:
+    """Write so many rows into a table at once, columns as bulk.Column; those that are not named have their defaults."""
+    from pasys.bulk import copy_rows  # numpy: not for every command
+
+    names, data = copy_rows(count, columns)
+    statement = f"copy {table} ({', '.join(names)}) from stdin (format binary)"
+    async with driver.cursor() as cursor, cursor.copy(statement.encode()) as copy:
+        await copy.write(data)
 
 
 def array(items: list[Any]) -> str:

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import psycopg
@@ -102,6 +103,14 @@ async def unit(db: Database) -> AsyncIterator[Unit]:
     """An open unit; it commits when the test ends well."""
     async with db.unit() as opened:
         yield opened
+
+
+@pytest.fixture
+def doors(settings: Settings) -> Any:
+    """What the dashboard's screens ask, in the test's own namespace."""
+    from tests.dash_kit import doors_to  # Textual, which most tests do not need
+
+    return doors_to(lambda: settings)
 
 
 def _url(url: str, database: str) -> str:

@@ -16,7 +16,7 @@ daemons | pasys.cli | pasys.tui | pasys.api | pasys.rpc
 pasys.stack
 pasys.worker
 pasys.service | pasys.daemon
-pasys.adapters | pasys.db pasys.schema pasys.migration migrations | pasys.bus
+pasys.adapters | pasys.db pasys.schema pasys.migration pasys.bulk migrations | pasys.bus pasys.pull
 pasys.domain
 pasys.events
 pasys.config

@@ -27,11 +27,6 @@ from tests.support import eventually, open_accounts, pay
 
 
 @pytest.fixture
-def doors(settings: Settings) -> Doors:
-    return doors_to(lambda: settings)
-
-
-@pytest.fixture
 async def known(db: Database) -> dict[str, str]:
     """One payment that succeeded, one that failed, one that waits, and a deposit for alice."""
     async with db.unit() as unit:

@@ -18,16 +18,11 @@ from pasys.service import refund_query, settlement, transaction, transaction_que
 from pasys.service.transaction import Draft
 from pasys.tui.action import Confirm, option
 from pasys.tui.app import SCREENS_BY_NAME, Dash, Doors, once, text_of
-from tests.dash_kit import books, does_the_same, doors_to, opened, sees, showing, shown_command
+from tests.dash_kit import books, does_the_same, opened, sees, showing, shown_command
 from tests.psp_answers import capture, clear, transaction_row
 from tests.support import eventually, open_accounts, pay
 
 FILTERS = {"won": "status:succeeded kind:payment", "open": "status:pending amount>40 asset:USD", "doubt": "unknown"}
-
-
-@pytest.fixture
-def doors(settings: Settings) -> Doors:
-    return doors_to(lambda: settings)
 
 
 @pytest.fixture

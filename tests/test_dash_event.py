@@ -27,11 +27,6 @@ from tests.support import eventually
 
 
 @pytest.fixture
-def doors(settings: Settings) -> Doors:
-    return doors_to(lambda: settings)
-
-
-@pytest.fixture
 async def bus(settings: Settings) -> AsyncIterator[Bus]:
     found = await Bus(settings).connect()
     yield found

@@ -13,14 +13,9 @@ from pasys.service import account, reconciliation
 from pasys.tui.action import Confirm
 from pasys.tui.app import Doors, once
 from pasys.tui.reconciliation import ReconciliationScreen
-from tests.dash_kit import books, does_the_same, doors_to, opened, sees, showing
+from tests.dash_kit import books, does_the_same, opened, sees, showing
 from tests.reconciliation_world import NOW, PSP, World
 from tests.support import open_accounts
-
-
-@pytest.fixture
-def doors(settings: Settings) -> Doors:
-    return doors_to(lambda: settings)
 
 
 @pytest.fixture

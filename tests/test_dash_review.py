@@ -30,11 +30,6 @@ ASKED_BY = "ann"
 
 
 @pytest.fixture
-def doors(settings: Settings) -> Doors:
-    return doors_to(lambda: settings)
-
-
-@pytest.fixture
 async def waiting(db: Database, door: Watch) -> dict[str, str]:
     """In this order: a refund that ann asked for, an unknown payment, an unknown refund, a review."""
     async with db.unit() as unit:

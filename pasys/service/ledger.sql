@@ -12,13 +12,6 @@ select ledger_apply(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, 
 -- The first half of the same for many rows; they come by COPY.
 select ledger_advance(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
 
--- :copy_keys
-copy transfer_key (id, asset, seq) from stdin (format binary)
-
--- :copy_journal
-copy transfer (asset, seq, id, debit, credit, amount, kind, code, result, debit_version, credit_version, debit_balance,
-               credit_balance, effective_at, recorded_at, seal) from stdin (format binary)
-
 -- :lock
 -- In the order that posting keeps: the asset before any of its accounts.
 select ledger_lock(%(code)s)

@@ -17,7 +17,7 @@ import psycopg
 from psycopg.errors import UniqueViolation
 from psycopg.rows import namedtuple_row
 
-from pasys.db import queries
+from pasys.db import copy_into, queries
 from pasys.domain import ledger_answer, ledger_chain
 from pasys.domain.ledger import Hold, Kind, Purpose, Recorded, Result, Transfer
 from pasys.domain.ledger_answer import Answer
@@ -28,6 +28,8 @@ from pasys.service import ledger_wire as wire
 
 SQL = queries("ledger")
 _TAKEN = re.compile(r"\(id\)=\((.+?)\)")
+_COPIED = ("seq", "id", "debit", "credit", "amount", "kind", "code", "result", "debit_version", "credit_version")
+_COPIED += ("debit_balance", "credit_balance", "effective_at", "recorded_at")  # of a row as it is hashed
 COPY_FROM = 2_000  # rows: below, a call of a function is cheaper than four of the protocol's turns
 Driver = psycopg.AsyncConnection[Any]
 
@@ -249,25 +251,12 @@ def _arrays(writing: Writing) -> tuple[Any, ...]:
 
 
 async def _copy(driver: Driver, writing: Writing) -> None:
-    """Many plain rows: COPY writes a page at a time where INSERT writes a row."""
     asset, last_seq, epoch, projected_seq, *rest = writing.advance
-    await call(driver, "advance", (asset, last_seq, epoch, projected_seq, len(writing.rows), *rest))
-    async with driver.cursor() as cursor:
-        for name, data in (("copy_keys", _keys(writing)), ("copy_journal", _journal(writing))):
-            async with cursor.copy(SQL[name].encode()) as copy:
-                await copy.write(data)
-
-
-def _keys(writing: Writing) -> bytes:
-    return wire.copy_data(id=writing.columns.id, asset=writing.columns.asset.encode(), seq=writing.rows["seq"])
-
-
-def _journal(writing: Writing) -> bytes:
-    rows = writing.rows
-    names = ("seq", "id", "debit", "credit", "amount", "kind", "code", "result", "debit_version", "credit_version")
-    more = ("debit_balance", "credit_balance", "effective_at", "recorded_at")
-    fields = {name: rows[name] for name in (*names, *more)}
-    return wire.copy_data(asset=writing.columns.asset.encode(), **fields, seal=writing.seals.astype(">i8"))
+    rows, count = writing.rows, len(writing.rows)
+    await call(driver, "advance", (asset, last_seq, epoch, projected_seq, count, *rest))
+    await copy_into(driver, "transfer_key", count, id=writing.columns.id, asset=asset, seq=rows["seq"])
+    fields = {name: rows[name] for name in _COPIED}
+    await copy_into(driver, "transfer", count, asset=asset, **fields, seal=writing.seals)
 
 
 async def call(driver: Driver, name: str, values: Sequence[Any]) -> Any:

@@ -17,8 +17,6 @@ from numpy.typing import NDArray
 from psycopg.adapt import Dumper
 from psycopg.pq import Format
 
-_COPY_HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
-_COPY_END = b"\xff\xff"
 _INT8 = np.dtype([("size", ">i4"), ("value", ">i8")])
 _INT2 = np.dtype([("size", ">i4"), ("value", ">i2")])
 _UUID = np.dtype([("size", ">i4"), ("value", "V16")])
@@ -145,21 +143,3 @@ def read(sent: bytes | None, kind: np.dtype[Any]) -> NDArray[Any]:
 def read_time(sent: bytes) -> int:
     """The microseconds since 2000 of a timestamptz_send."""
     return int.from_bytes(sent, "big", signed=True)
-
-
-def copy_data(**columns: NDArray[Any] | bytes) -> bytes:
-    """Rows as COPY takes them in binary, all of one shape: big-endian columns, or bytes that stand in every row.
-
-    Format: https://www.postgresql.org/docs/current/sql-copy.html#SQL-COPY-FILE-FORMATS
-    """
-    layout: list[tuple[str, Any]] = [("fields", ">i2")]
-    for name, column in columns.items():
-        kind = f"S{len(column)}" if isinstance(column, bytes) else column.dtype
-        layout += [(f"{name} size", ">i4"), (name, kind)]
-    length = next(len(column) for column in columns.values() if not isinstance(column, bytes))
-    rows = np.empty(length, np.dtype(layout))
-    rows["fields"] = len(columns)
-    for name, column in columns.items():
-        rows[name] = column
-        rows[f"{name} size"] = rows.dtype[name].itemsize
-    return _COPY_HEADER + rows.tobytes() + _COPY_END

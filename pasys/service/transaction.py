@@ -18,9 +18,9 @@ from pasys.domain import posting
 from pasys.domain.account import receivable
 from pasys.domain.ledger import Transfer
 from pasys.domain.transaction import BOOK, Kind, Status
-from pasys.errors import AccountClosed, AccountFrozen, IdempotencyMismatch, InvalidInput, Rejected, TransferRefused
+from pasys.errors import AccountClosed, AccountFrozen, Rejected, TransferRefused
 from pasys.events import Event, TransactionCreated, TransactionSucceeded
-from pasys.service import idempotency, ledger, transaction_book
+from pasys.service import ledger, transaction_book
 from pasys.service.transaction_draft import (
     OPERATION,
     Created,
@@ -28,6 +28,8 @@ from pasys.service.transaction_draft import (
     Parties,
     Systems,
     Turn,
+    answers,
+    claim,
     outside,
     parties,
     rail_of,
@@ -82,11 +84,12 @@ async def create_many(unit: Unit, drafts: Sequence[Draft], *, partial: bool, tur
     named = ids.many("tx", len(drafts)) if len(drafts) > 1 else [ids.new("tx")]
     plans = [_Plan(draft, id) for draft, id in zip(drafts, named, strict=False)]
     await turn.claim()
-    claimed = await _take_keys(unit, plans)
+    claims = await claim(unit, drafts, named)
     known = await parties(unit, drafts, partial=partial)
     others = await systems(unit, drafts)
     turn.claimed.set()
-    for plan in plans:
+    for at, plan in enumerate(plans):
+        plan.refusal, plan.replay = claims.refusals.get(at), claims.replays.get(at)
         if plan.alive:
             try:
                 _lay_out(unit, plan, known, others)
@@ -99,48 +102,14 @@ async def create_many(unit: Unit, drafts: Sequence[Draft], *, partial: bool, tur
         await _post(unit, plans, partial=True)
     done = [plan for plan in plans if plan.alive]
     await _insert(unit, done)
+    refusals = {at: plan.refusal for at, plan in enumerate(plans) if plan.refusal is not None}
     if partial:
-        back = [(plan.draft.key or "", plan.id) for plan in claimed if plan.refusal is not None]
-        await idempotency.give_back(
-            unit, operation=OPERATION, keys=[key for key, _ in back], entities=[id for _, id in back]
-        )
+        await claims.give_back(unit, named, refusals)
     else:  # last, because it locks the asset for everybody until the commit; a refusal undoes the rows
         await _post(unit, plans, partial=False)
     unit.emit(*(_announcement(unit, plan) for plan in done))
-    return await _answers(unit, plans)
-
-
-async def _take_keys(unit: Unit, plans: list[_Plan]) -> list[_Plan]:
-    """Claim the drafts' keys before anything else is locked; the later of two equal requests waits here.
-
-    Returns the plans whose keys are theirs now.
-    """
-    keyed: dict[str, _Plan] = {}
-    for plan in plans:
-        if plan.draft.key is None:
-            continue
-        try:
-            idempotency.check(plan.draft.key)
-        except InvalidInput as no:
-            plan.refusal = no
-            continue
-        if keyed.setdefault(plan.draft.key, plan) is not plan:
-            plan.refusal = InvalidInput(field="key", reason=f"{plan.draft.key!r} stands twice in one batch")
-    if not keyed:
-        return []
-    taken = await idempotency.take_many(
-        unit,
-        operation=OPERATION,
-        keys=list(keyed),
-        hashes=[plan.draft.fingerprint() for plan in keyed.values()],
-        entities=[plan.id for plan in keyed.values()],
-    )
-    for key, other in taken.items():
-        if isinstance(other, IdempotencyMismatch):
-            keyed[key].refusal = other
-        else:
-            keyed[key].replay = other
-    return [plan for key, plan in keyed.items() if key not in taken]
+    fresh = [Created(plan.id, plan.status) for plan in plans]
+    return await answers(unit, fresh, replays=claims.replays, refusals=refusals)
 
 
 def _lay_out(unit: Unit, plan: _Plan, known: Parties, others: Systems) -> None:
@@ -228,17 +197,3 @@ def _announcement(unit: Unit, plan: _Plan) -> Event:
         payment_method=plan.payment_method,
         created_at=unit.now,
     )
-
-
-async def _answers(unit: Unit, plans: list[_Plan]) -> list[Created]:
-    replays = {plan.replay for plan in plans if plan.replay}
-    rows = await unit.rows(SQL["select"], ids=sorted(replays)) if replays else []
-    statuses = {row.id: Status(row.status) for row in rows}
-    return [
-        Created(None, None, refusal=plan.refusal)
-        if plan.refusal
-        else Created(plan.replay, statuses[plan.replay], replayed=True)
-        if plan.replay
-        else Created(plan.id, plan.status)
-        for plan in plans
-    ]

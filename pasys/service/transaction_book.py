@@ -20,16 +20,18 @@ from pasys.domain import posting
 from pasys.domain.ledger import Result
 from pasys.domain.ledger_columns import NEVER, Columns, Int64s, micros
 from pasys.domain.transaction import BOOK, Kind, Status
-from pasys.errors import IdempotencyMismatch, InvalidInput, Rejected, TransferRefused
+from pasys.errors import Rejected, TransferRefused
 from pasys.events import TransactionSucceeded
-from pasys.service import idempotency, ledger
+from pasys.service import ledger
 from pasys.service.transaction_draft import (
-    OPERATION,
+    Claims,
     Created,
     Draft,
     Parties,
     Systems,
     Turn,
+    answers,
+    claim,
     outside,
     parties,
     sides,
@@ -55,13 +57,11 @@ class _Book:
     def __init__(self, unit: Unit, drafts: Sequence[Draft]) -> None:
         self._unit, self._drafts = unit, drafts
         self._ids = ids.many("tx", len(drafts))
-        self._refusals: dict[int, Rejected] = {}
-        self._replays: dict[int, str] = {}
-        self._keys: dict[str, int] = {}  # those that are ours now, with the drafts that they stand for
+        self._claims = Claims()
 
     async def create(self, turn: Turn) -> list[Created]:
         await turn.claim()
-        await self._take_keys()
+        self._claims = await claim(self._unit, self._drafts, self._ids)
         known = await parties(self._unit, self._drafts, partial=True)
         others = await systems(self._unit, self._drafts)
         turn.claimed.set()
@@ -74,44 +74,18 @@ class _Book:
         for asset, columns in transfers.items():  # in order: this is where assets are locked
             await self._post(columns, parts[asset])
         await self._take_back()
-        return await self._answers()
-
-    async def _take_keys(self) -> None:
-        for at, draft in enumerate(self._drafts):
-            key = draft.key
-            if key is None:
-                continue
-            try:
-                idempotency.check(key)
-                if self._keys.setdefault(key, at) != at:
-                    raise InvalidInput(field="key", reason=f"{key!r} stands twice in one batch")
-            except InvalidInput as no:
-                self._refusals[at] = no
-        if not self._keys:
-            return
-        taken = await idempotency.take_many(
-            self._unit,
-            operation=OPERATION,
-            keys=list(self._keys),
-            hashes=[self._drafts[at].fingerprint() for at in self._keys.values()],
-            entities=[self._ids[at] for at in self._keys.values()],
-        )
-        for key, other in taken.items():
-            at = self._keys.pop(key)
-            if isinstance(other, IdempotencyMismatch):
-                self._refusals[at] = other
-            else:
-                self._replays[at] = other
+        fresh, claims = [Created(id, Status.SUCCEEDED) for id in self._ids], self._claims
+        return await answers(self._unit, fresh, replays=claims.replays, refusals=claims.refusals)
 
     def _lay_out(self, known: Parties, others: Systems) -> dict[str, _Part]:
         parts: dict[str, _Part] = {}
         for at, draft in enumerate(self._drafts):
-            if at in self._refusals or at in self._replays:
+            if at in self._claims.refusals or at in self._claims.replays:
                 continue
             try:
                 kind, debit, credit = sides(draft, known)
             except Rejected as no:
-                self._refusals[at] = no
+                self._claims.refusals[at] = no
                 continue
             part = parts.setdefault(draft.amount.asset, _Part())
             part.at.append(at)
@@ -165,7 +139,7 @@ class _Book:
         result = (await ledger.post_many(self._unit, columns)).result
         for i in np.flatnonzero(result).tolist():
             id, rule = UUID(bytes=columns.id[i].tobytes()), Result(int(result[i])).rule
-            self._refusals[part.at[i]] = TransferRefused(transfer_id=id, rule=rule)
+            self._claims.refusals[part.at[i]] = TransferRefused(transfer_id=id, rule=rule)
         made = [self._ids[part.at[i]] for i in np.flatnonzero(result == Result.ACCEPTED).tolist()]
         if made:
             await self._record(made)
@@ -179,22 +153,10 @@ class _Book:
 
     async def _take_back(self) -> None:
         """What was refused leaves no row, no announcement and no key."""
-        if not self._refusals:
-            return
-        await self._unit.rows(SQL["never_was"], ids=[self._ids[at] for at in self._refusals])
-        back = {key: self._ids[at] for key, at in self._keys.items() if at in self._refusals}
-        await idempotency.give_back(self._unit, operation=OPERATION, keys=list(back), entities=list(back.values()))
-
-    async def _answers(self) -> list[Created]:
-        replayed = sorted(set(self._replays.values()))
-        rows = await self._unit.rows(SQL["select"], ids=replayed) if replayed else []
-        statuses = {row.id: Status(row.status) for row in rows}
-        answers = [Created(id, Status.SUCCEEDED) for id in self._ids]
-        for at, id in self._replays.items():
-            answers[at] = Created(id, statuses[id], replayed=True)
-        for at, refusal in self._refusals.items():
-            answers[at] = Created(None, None, refusal=refusal)
-        return answers
+        refused = self._claims.refusals
+        if refused:
+            await self._unit.rows(SQL["never_was"], ids=[self._ids[at] for at in refused])
+            await self._claims.give_back(self._unit, self._ids, refused)
 
 
 async def create_many(unit: Unit, drafts: Sequence[Draft], *, turn: Turn) -> list[Created]:

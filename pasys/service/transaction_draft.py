@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
@@ -18,9 +18,9 @@ from pasys.config import Settings
 from pasys.db import Unit, queries
 from pasys.domain.account import receivable
 from pasys.domain.transaction import BOOK, Kind, Status, check_shape, infer_kind
-from pasys.errors import AccountNotFound, InvalidInput, Rejected, WrongAsset
+from pasys.errors import AccountNotFound, IdempotencyMismatch, InvalidInput, Rejected, WrongAsset
 from pasys.money import Money
-from pasys.service import account
+from pasys.service import account, idempotency
 
 SQL = queries("transaction")
 OPERATION = "transaction.create"
@@ -101,6 +101,65 @@ class Party:
 
 Parties = Mapping[tuple[str, str], Party]  # by name or public id, and asset
 Systems = Mapping[tuple[str, str], int]
+
+
+@dataclass(slots=True)
+class Claims:
+    """What a batch's keys say before anything is laid out, by place in the batch: `ours` stand for these drafts now."""
+
+    ours: dict[str, int] = field(default_factory=dict)
+    refusals: dict[int, Rejected] = field(default_factory=dict)
+    replays: dict[int, str] = field(default_factory=dict)
+
+    async def give_back(self, unit: Unit, made: Sequence[str], refused: Collection[int]) -> None:
+        """What was refused after all takes no key."""
+        keys = [key for key, at in self.ours.items() if at in refused]
+        entities = [made[self.ours[key]] for key in keys]
+        await idempotency.give_back(unit, operation=OPERATION, keys=keys, entities=entities)
+
+
+async def claim(unit: Unit, drafts: Sequence[Draft], made: Sequence[str]) -> Claims:
+    """Take the drafts' keys for the ids that are made for them, before anything else is locked: the later of two equal
+    requests waits here."""
+    claims = Claims()
+    for at, draft in enumerate(drafts):
+        if draft.key is None:
+            continue
+        try:
+            idempotency.check(draft.key)
+            if claims.ours.setdefault(draft.key, at) != at:
+                raise InvalidInput(field="key", reason=f"{draft.key!r} stands twice in one batch")
+        except InvalidInput as no:
+            claims.refusals[at] = no
+    if not claims.ours:
+        return claims
+    taken = await idempotency.take_many(
+        unit,
+        operation=OPERATION,
+        keys=list(claims.ours),
+        hashes=[drafts[at].fingerprint() for at in claims.ours.values()],
+        entities=[made[at] for at in claims.ours.values()],
+    )
+    for key, other in taken.items():
+        at = claims.ours.pop(key)
+        if isinstance(other, IdempotencyMismatch):
+            claims.refusals[at] = other
+        else:
+            claims.replays[at] = other
+    return claims
+
+
+async def answers(
+    unit: Unit, fresh: list[Created], *, replays: Mapping[int, str], refusals: Mapping[int, Rejected]
+) -> list[Created]:
+    """The answers to a batch: those of what is new, but for the places that were replayed or refused."""
+    found = await unit.rows(SQL["select"], ids=sorted(set(replays.values()))) if replays else []
+    statuses = {row.id: Status(row.status) for row in found}
+    for at, id in replays.items():
+        fresh[at] = Created(id, statuses[id], replayed=True)
+    for at, refusal in refusals.items():
+        fresh[at] = Created(None, None, refusal=refusal)
+    return fresh
 
 
 async def parties(unit: Unit, drafts: Sequence[Draft], *, partial: bool) -> dict[tuple[str, str], Party]:

@@ -17,9 +17,9 @@ import numpy as np
 import psycopg
 import stage
 
+from pasys.bulk import copy_rows
 from pasys.domain.ledger_chain import ROW
 from pasys.ids import uuid7s
-from pasys.service import ledger_wire as wire
 
 SIZE, ACCOUNTS = 8_000, 100_000
 TABLES = """
@@ -47,8 +47,9 @@ def rows(number: int) -> tuple[bytes, bytes]:
     made["debit"], made["credit"] = draw.integers(1, ACCOUNTS, SIZE), draw.integers(ACCOUNTS, 2 * ACCOUNTS, SIZE)
     made["amount"] = draw.integers(1, 1_000, SIZE)
     fields = {name: made[name] for name in FIELDS}
-    keys = wire.copy_data(id=made["id"], asset=b"USD", seq=made["seq"])
-    return keys, wire.copy_data(asset=b"USD", **fields, seal=made["seq"])
+    _, keys = copy_rows(SIZE, {"id": made["id"], "asset": "USD", "seq": made["seq"]})
+    _, journal = copy_rows(SIZE, {"asset": "USD", **fields, "seal": made["seq"]})
+    return keys, journal
 
 
 def copied(connection: psycopg.Connection[Any], data: Sequence[tuple[bytes, bytes]], indexes: str) -> list[float]:
