@@ -1,4 +1,4 @@
-"""Rows by the thousand travel to PostgreSQL as its COPY takes them in binary: it writes a page where INSERT writes a row.
+"""Rows by the thousand travel to PostgreSQL as COPY takes them in binary: it writes pages where INSERT writes rows.
 
 A column is a numpy array (int64, any big-endian integers, or V16 for uuids), a list of texts or bytes with None for
 null, or one value that stands in every row.

@@ -138,3 +138,32 @@ async def test_batches_that_share_keys_in_opposite_order_do_not_wait_for_each_ot
         async with asyncio.timeout(20):
             found = await asyncio.gather(caller(keys), caller((keys[1], keys[0])))
         assert len({made.transaction_id for batch in found for made in batch}) == 2
+
+
+@pytest.mark.parametrize("book_from", [1, 10**9])
+async def test_batches_post_in_their_order(book_from: int, db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second of two batches spends what the first deposits, although it could have posted long before."""
+    monkeypatch.setattr(transaction, "BOOK_FROM", book_from)
+    async with db.unit() as unit:
+        await account.open(unit, name="ada", type="customer", asset="USD")
+        await account.open(unit, name="shop", type="merchant", asset="USD")
+    late = asyncio.Event()
+
+    class Late(Turn):
+        async def post(self) -> None:
+            await late.wait()
+
+    async def one(draft: Draft, turn: Turn) -> list[Created]:
+        async with db.unit() as unit:
+            made = await transaction.create_many(unit, [draft], partial=True, turn=turn)
+        turn.committed.set()
+        return made
+
+    first, price = Late(), Money(5, "USD")
+    batches = asyncio.gather(
+        one(Draft(price, credit="ada"), first), one(Draft(price, debit="ada", credit="shop"), Turn(first))
+    )
+    await asyncio.sleep(0.3)
+    late.set()
+    async with asyncio.timeout(20):
+        assert [made.refusal for batch in await batches for made in batch] == [None, None]
