@@ -6,8 +6,10 @@ import itertools
 import json
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,8 @@ from pasys.stack.servers import running_servers
 SERVERS = "PASYS_TEST_SERVERS"  # in the environment: servers that run already, as JSON
 pytest.register_assert_rewrite("tests.ledger_world", "tests.ledger_machine")
 _numbers = itertools.count(1)
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # so a shell starts what it puts into the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # and the programs of the tests are to hear Ctrl-C
 
 
 @pytest.fixture(scope="session")
@@ -60,34 +64,51 @@ def template(servers: Settings) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def spaces(servers: Settings, template: str) -> Callable[[], AbstractContextManager[Settings]]:
+def copies(servers: Settings, template: str) -> Iterator[Callable[[], str]]:
+    """Gives a new copy of the template, by name. The next one is made meanwhile: it takes a quarter of a second, in
+    which the second core has nothing else to do."""
+    admin = _url(servers.require("database_url"), "postgres")
+
+    def make() -> str:
+        name = f"t{os.getpid()}_{next(_numbers)}"
+        with psycopg.connect(admin, autocommit=True) as connection:
+            connection.execute(f"create database {name} template {template} strategy file_copy".encode())
+        return name
+
+    with ThreadPoolExecutor(1) as maker:
+        ahead = [maker.submit(make)]
+
+        def take() -> str:
+            ahead.append(maker.submit(make))
+            return ahead.pop(0).result()
+
+        yield take
+        with psycopg.connect(admin, autocommit=True) as connection:
+            connection.execute(f"drop database {ahead.pop().result()}".encode())
+
+
+@pytest.fixture(scope="session")
+def spaces(servers: Settings, copies: Callable[[], str]) -> Callable[[], AbstractContextManager[Settings]]:
     """Makes namespaces that nobody else has, for as long as they are open."""
-    return lambda: _space(servers, template)
+    return lambda: _space(servers, copies())
 
 
 @pytest.fixture
-def settings(servers: Settings, template: str) -> Iterator[Settings]:
+def settings(spaces: Callable[[], AbstractContextManager[Settings]]) -> Iterator[Settings]:
     """Settings of a namespace that nobody else has."""
-    with _space(servers, template) as found:
+    with spaces() as found:
         yield found
 
 
 @contextmanager
-def _space(servers: Settings, template: str) -> Iterator[Settings]:
-    space = f"t{os.getpid()}_{next(_numbers)}"
-    admin = _url(servers.require("database_url"), "postgres")
-    with psycopg.connect(admin, autocommit=True) as connection:
-        connection.execute(f"create database {space} template {template} strategy file_copy".encode())
+def _space(servers: Settings, name: str) -> Iterator[Settings]:
     try:
         yield msgspec.structs.replace(
-            servers,
-            database_url=_url(servers.require("database_url"), space),
-            bus_prefix=space,
-            redis_prefix=space,
+            servers, database_url=_url(servers.require("database_url"), name), bus_prefix=name, redis_prefix=name
         )
     finally:
-        with psycopg.connect(admin, autocommit=True) as connection:
-            connection.execute(f"drop database if exists {space} with (force)".encode())
+        with psycopg.connect(_url(servers.require("database_url"), "postgres"), autocommit=True) as connection:
+            connection.execute(f"drop database if exists {name} with (force)".encode())
 
 
 @pytest.fixture
