@@ -14,7 +14,7 @@ import psycopg
 import pytest
 
 from pasys import config, errors
-from pasys.stack import client
+from pasys.stack import client, ports
 from pasys.stack.doctor import doctor
 from pasys.stack.home import SOCKET_PATH_MAX, Home
 from pasys.stack.logs import logs
@@ -84,6 +84,15 @@ def test_ports_are_kept_and_explicit_ones_name_their_holder(home: Path) -> None:
         assert any(not finding.ok and str(port) in finding.says for finding in doctor(home))
     assert not client.status(home).running
     assert client.up(home, only=["nats"]).endpoints["nats_url"].endswith(f":{port}")
+
+
+def test_a_descriptor_that_closes_meanwhile_hides_no_holder() -> None:
+    """The listing of a process's descriptors takes the lowest free one itself, and that one is gone when it is read."""
+    below = os.open(os.devnull, os.O_RDONLY)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        assert taken.fileno() > below
+        os.close(below)
+        assert ports.holder(taken.getsockname()[1]).startswith(f"process {os.getpid()} ")
 
 
 def test_a_long_home_still_has_sockets(home: Path) -> None:

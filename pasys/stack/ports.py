@@ -7,6 +7,7 @@ import random
 import socket
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from pasys.errors import PortTaken
@@ -74,8 +75,11 @@ def _listening_inodes(port: int) -> Iterator[str]:
 
 
 def _open_files(entry: Path) -> Iterator[str]:
+    """What a process's descriptors point to. One that closes meanwhile (the listing's own does) hides no other."""
     try:
-        for descriptor in (entry / "fd").iterdir():
-            yield os.readlink(descriptor)  # noqa: PTH115  the text of the link, which is no path
+        descriptors = os.listdir(entry / "fd")  # noqa: PTH208  names are all that is wanted
     except OSError:
         return
+    for descriptor in descriptors:
+        with suppress(OSError):
+            yield os.readlink(entry / "fd" / descriptor)  # noqa: PTH115  the text of the link, which is no path
