@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import RowMapping
 
 OUTBOX_CHANNEL = "pasys_outbox"
+BULK_LOCK = 7_082_504  # shared by whoever writes a backlog
 _BY_INDEX = "-c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off -c plan_cache_mode=force_generic_plan"
 _BLOCK = re.compile(r"^-- :(\w+)[ \t]*(.*)\n((?:--.*\n)*)", re.MULTILINE)
 _ANNOUNCE = """
@@ -136,7 +137,7 @@ class Unit:
         emitted, self._emitted = self._emitted, []
         for part in chunks(emitted, ANNOUNCED_AT_ONCE):
             await self._announce(part, relayed=relayed)
-        if emitted and not relayed:
+        if 0 < len(emitted) < COPY_FROM and not relayed:
             await self.rows("select pg_notify(%(channel)s, '')", channel=OUTBOX_CHANNEL)
 
     async def _announce(self, events: Sequence[Event], *, relayed: bool) -> None:
@@ -166,9 +167,10 @@ class Unit:
             self.announcements += [Announcement(id, f"{subject}.{asset}", body) for id, subject, asset, body in said]
         if relayed or len(fresh) < COPY_FROM:
             await self.rows(_ANNOUNCE, **columns, now=self.now, claim_s=CLAIM_S if relayed else None)
-        else:
+        else:  # nobody waits for one of so many: they are a backlog from the start, and relays make way for more
+            await self.rows("select pg_advisory_xact_lock_shared(%(key)s)", key=BULK_LOCK)
             await self.copy("event", len(fresh), **columns, at=self.now)
-            await self.copy("outbox", len(fresh), event_id=fresh)
+            await self.copy("outbox", len(fresh), event_id=fresh, claimed_until=self.now)
 
 
 async def copy_into(driver: psycopg.AsyncConnection[Any], table: str, count: int, **columns: Any) -> None:

@@ -15,10 +15,11 @@ import redis.asyncio as redis
 
 from pasys.bus import Bus
 from pasys.daemon import Daemon
-from pasys.db import Database, Unit
+from pasys.db import COPY_FROM, Database, Unit
 from pasys.errors import BusUnavailable
 from pasys.events import AccountOpened, decode
 from pasys.service import event as event_service
+from pasys.worker import relay
 from pasys.worker.lane import backoff_s
 from tests.support import eventually
 from tests.worker_kit import Effects, Wire, announce, announcement, on_the_bus, opened, running, waiting
@@ -133,6 +134,41 @@ async def test_a_row_that_commits_late_is_not_skipped(settings, db, bus, effects
             assert await effects.until(1) == ["newer id"]
         assert await effects.until(2) == ["newer id", "older id"]
         await empty(db)
+
+
+async def test_what_is_wanted_at_once_does_not_stand_behind_a_backlog(settings, db, bus, effects):
+    """A file's rows wait for the one relay that works off a backlog; what a command announces meanwhile goes out."""
+    rows = [opened(f"row {number}") for number in range(COPY_FROM)]
+    async with running(settings, noting(effects)):
+        async with db.unit() as unit:
+            await unit.rows("select pg_advisory_xact_lock(%(key)s)", key=relay.BACKLOG_LOCK)  # that relay is slow
+            await announce(db, *rows)
+            await announce(db, opened("wanted"))
+            assert await effects.until(1) == ["wanted"]
+
+            async def only_they_wait() -> bool:
+                return await waiting(db) == len(rows)
+
+            await eventually(only_they_wait)
+        assert len(await effects.until(1 + len(rows))) == 1 + len(rows)
+        await empty(db)
+
+
+async def test_a_backlog_makes_way_for_who_writes_in_bulk(settings, db, bus):
+    """Whoever writes many rows says so until its commit, and between batches of a backlog the relay then pauses."""
+    worker = relay.Relay(db, bus)
+    for _ in range(3):
+        await announce(db, *(opened(f"n{number}") for number in range(relay.SWEEP_MAX)))
+    paused: list[float] = []
+    worker.pause = lambda seconds: asyncio.sleep(0, paused.append(seconds))
+    async with db.unit() as writing:
+        writing.emit(*(opened(f"row {number}") for number in range(COPY_FROM)))
+        await writing.write_outbox(relayed=False)
+        assert await worker.work_off_all() == 3 * relay.SWEEP_MAX
+        assert paused and all(0 < seconds <= relay.POLL_S for seconds in paused)
+    paused.clear()
+    assert await worker.work_off_all() == COPY_FROM
+    assert not paused
 
 
 async def test_published_twice_it_stands_on_the_bus_once(settings, db, bus, effects):

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from difflib import get_close_matches
+from functools import lru_cache
 from typing import NamedTuple
 
 from pasys.domain.account import check_name, reserved
@@ -20,7 +21,7 @@ from pasys.money import Money, asset_of, parse
 COLUMNS = ("key", "kind", "from", "to", "amount", "asset", "rail", "payment_method", "effective_at")
 MANDATORY = ("amount", "asset")
 KEY_MAX = 255
-AMOUNTS_MAX = 100_000  # that are remembered while a file is read
+AMOUNTS_MAX = NAMES_MAX = 100_000  # that are remembered while a file is read
 NEAR = 0.85  # how alike a column's name and a known one are, before it is taken for a slip of the pen
 _KINDS = {kind.value: kind for kind in Kind}
 _FIELD_OF = {"invalid_amount": "amount", "unknown_asset": "asset", "unknown_rail": "rail"}
@@ -169,14 +170,22 @@ def accounts_of(row: Row) -> list[tuple[str, str]]:
     name.
     """
     payment = row.kind is Kind.PAYMENT or (row.kind is None and row.rail != BOOK and row.debit is not None)
-    wanted = [("from", row.debit, "customer"), ("to", row.credit, "merchant" if payment else "customer")]
     found = []
-    for field, name, account_type in wanted:
-        if name is None or name.startswith("acc_") or reserved(name):
-            continue
-        try:
-            check_name(name, account_type)
-        except InvalidInput as no:
-            raise InvalidInput(field=field, reason=f"{name!r} is no account's name: {no.facts['reason']}") from None
-        found.append((name, account_type))
+    if row.debit is not None and _opened(row.debit, "customer", "from"):
+        found.append((row.debit, "customer"))
+    receiver = "merchant" if payment else "customer"
+    if row.credit is not None and _opened(row.credit, receiver, "to"):
+        found.append((row.credit, receiver))
     return found
+
+
+@lru_cache(maxsize=NAMES_MAX)
+def _opened(name: str, account_type: str, field: str) -> bool:
+    """Whether this is the name of an account that somebody opens. Raises InvalidInput."""
+    if name.startswith("acc_") or reserved(name):
+        return False
+    try:
+        check_name(name, account_type)
+    except InvalidInput as no:
+        raise InvalidInput(field=field, reason=f"{name!r} is no account's name: {no.facts['reason']}") from None
+    return True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Boolean, Column, Index, Integer, LargeBinary, Table
+from sqlalchemy import Boolean, Column, Index, Integer, LargeBinary, Table, text
 
 from pasys.schema.base import Id, Time, metadata
 
@@ -20,13 +20,14 @@ event = Table(
     Index("event_correlation_id_idx", "correlation_id"),
 )
 
-# The queue of facts that the bus has not acknowledged yet. Whoever wrote a row may publish it alone until
-# `claimed_until`; after that, or without it, every relay may.
+# The queue of facts that the bus has not acknowledged yet. Without `claimed_until` a row is wanted out at once, by any
+# relay. Until that time whoever wrote it may publish it alone; after it, it is part of the backlog.
 outbox = Table(
     "outbox",
     metadata,
     Column("event_id", Id, primary_key=True),
     Column("claimed_until", Time),
+    Index("outbox_at_once_idx", "event_id", postgresql_where=text("claimed_until is null")),
 )
 
 # What each handler has done: the message's effect, exactly once. Ids sort by time, so new rows lie together.

@@ -16,7 +16,7 @@ again as (
      where id > coalesce((select min(event_id) from inbox_mark), '')
     union
     select e.id from late join event e on e.id = late.event_id)
-insert into outbox (event_id) select id from again order by id
+insert into outbox (event_id, claimed_until) select id, %(now)s from again order by id
     on conflict do nothing
 returning event_id;
 

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from nats.js.errors import APIError
-from sqlalchemy import func, select
+from sqlalchemy import func, literal, select
 from sqlalchemy.dialects.postgresql import insert
 
 from pasys import ids
 from pasys.bus import BUS_ERRORS, KEEP_S, Bus, DeadLetter
-from pasys.db import OUTBOX_CHANNEL, Unit
+from pasys.db import Unit
 from pasys.errors import BusUnavailable
 from pasys.schema import event, outbox
 
@@ -101,13 +101,10 @@ async def announced_since(unit: Unit, since: datetime) -> int:
 
 
 async def announce_again(unit: Unit, since: datetime) -> int:
-    """Put everything that was announced from then on back into the outbox; how many events that are."""
-    again = select(event.c.id).where(event.c.at >= since).order_by(event.c.id)
-    put = insert(outbox).from_select(["event_id"], again).on_conflict_do_nothing().returning(outbox.c.event_id)
-    rows = await unit.execute(put)
-    if rows:
-        await unit.rows("select pg_notify(%(channel)s, '')", channel=OUTBOX_CHANNEL)
-    return len(rows)
+    """Put everything that was announced from then on back into the outbox, as a backlog; how many events that are."""
+    again = select(event.c.id, literal(unit.now)).where(event.c.at >= since).order_by(event.c.id)
+    put = insert(outbox).from_select(["event_id", "claimed_until"], again)
+    return len(await unit.execute(put.on_conflict_do_nothing().returning(outbox.c.event_id)))
 
 
 async def prune(unit: Unit) -> int:

@@ -1,21 +1,24 @@
 """What was announced reaches the bus: at once when this process announced it, else within a second.
 
-A worker publishes its own announcements from memory, right after the commit. What anybody else left in the outbox (a
-command, a worker that died, a time without a bus) is swept under SKIP LOCKED, so that many relays share the work and no
-row waits behind a locked one. A row goes away only after the server's ack; published twice, the server drops it.
+A worker publishes its own announcements from memory, right after the commit. What a command left in the outbox is swept
+under SKIP LOCKED, so that many relays share the work and no row waits behind a locked one. Whatever nobody waits for (a
+file's rows, a dead worker's words, a time without a bus) is a backlog: one relay at a time works it off, beside the
+rest and not before it, and makes way for whoever is still writing it. A row goes away only after the server's ack;
+published twice, the server drops it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import psycopg
 
 from pasys.bus import BUS_ERRORS, Bus
-from pasys.db import OUTBOX_CHANNEL, Database
+from pasys.db import BULK_LOCK, OUTBOX_CHANNEL, Database, Unit
 from pasys.errors import Unavailable
 from pasys.events import Announcement
 from pasys.worker.log import log
@@ -26,16 +29,18 @@ POLL_S = 1.0
 TIDY_S = 0.2
 GATHER_S = 0.01
 LISTENER_LOCK = 7_082_502
+BACKLOG_LOCK = 7_082_503
+MAKE_WAY = 4.0  # pauses, each as long as a batch of the backlog took, while somebody writes in bulk
 
 _SWEEP = """
 select o.event_id, e.subject || '.' || e.asset as subject, e.body
-  from (select event_id from outbox
-         where claimed_until is null or claimed_until < clock_timestamp()
-         order by event_id limit %(limit)s
-           for update skip locked) o
+  from (select event_id from outbox where {which} order by event_id limit %(limit)s for update skip locked) o
   join event e on e.id = o.event_id
  order by o.event_id
 """
+_AT_ONCE = _SWEEP.format(which="claimed_until is null")
+_BACKLOG = _SWEEP.format(which="claimed_until < clock_timestamp()")
+_NOBODY_WRITES = "select pg_try_advisory_lock(%(key)s) and pg_advisory_unlock(%(key)s)"
 _DONE = "delete from outbox where event_id = any(%(ids)s::text[])"
 
 
@@ -47,6 +52,7 @@ class Relay:
         self._acked: list[str] = []
         self._wake = asyncio.Event()
         self._sweep_now = asyncio.Event()
+        self.pause: Callable[[float], Awaitable[None]] = asyncio.sleep
 
     def offer(self, announcements: Sequence[Announcement]) -> None:
         """Take what this process has just committed."""
@@ -55,8 +61,8 @@ class Relay:
             self._wake.set()
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Until `stop`: publish our own, sweep the rest, listen for commands that announced something."""
-        parts = (self._listen, self._sweep_for_ever, self._tidy_for_ever)
+        """Until `stop`: publish our own, sweep what commands announced, listen for them, work off the rest."""
+        parts = (self._listen, self._sweep_for_ever, self._work_off_for_ever, self._tidy_for_ever)
         helpers = [asyncio.create_task(_outliving_errors(part)) for part in parts]
         stopping = asyncio.create_task(stop.wait())
         try:
@@ -90,12 +96,22 @@ class Relay:
                 log.warning("relay: %s", error)
 
     async def sweep(self) -> int:
-        """Publish one batch of what others left; how many the bus took."""
+        """Publish one batch of what others want out at once; how many the bus took."""
         async with self._db.unit() as unit:
-            rows = await unit.rows(_SWEEP, limit=SWEEP_MAX)
-            acked = await self._bus.publish([Announcement(row.event_id, row.subject, bytes(row.body)) for row in rows])
-            if acked:
-                await unit.rows(_DONE, ids=acked)
+            return await self._publish(unit, _AT_ONCE)
+
+    async def work_off(self) -> int:
+        """Publish one batch of the backlog, unless another relay is at it; how many the bus took."""
+        async with self._db.unit() as unit:
+            if not await unit.value("select pg_try_advisory_xact_lock(%(key)s)", key=BACKLOG_LOCK):
+                return 0
+            return await self._publish(unit, _BACKLOG)
+
+    async def _publish(self, unit: Unit, which: str) -> int:
+        rows = await unit.rows(which, limit=SWEEP_MAX)
+        acked = await self._bus.publish([Announcement(row.event_id, row.subject, bytes(row.body)) for row in rows])
+        if acked:
+            await unit.rows(_DONE, ids=acked)
         return len(acked)
 
     async def _sweep_for_ever(self) -> None:
@@ -107,6 +123,28 @@ class Relay:
             if self._bus.client.is_connected:
                 while await self.sweep() == SWEEP_MAX:
                     pass
+
+    async def work_off_all(self) -> int:
+        """Publish the backlog, batch by batch, with pauses while somebody writes more; how many the bus took."""
+        taken = 0
+        while True:
+            began = time.monotonic()
+            batch = await self.work_off()
+            taken += batch
+            if batch < SWEEP_MAX:
+                return taken
+            if await self._somebody_writes():
+                await self.pause(min(MAKE_WAY * (time.monotonic() - began), POLL_S))
+
+    async def _somebody_writes(self) -> bool:
+        async with self._db.unit() as unit:
+            return not await unit.value(_NOBODY_WRITES, key=BULK_LOCK)
+
+    async def _work_off_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(POLL_S)
+            if self._bus.client.is_connected:
+                await self.work_off_all()
 
     async def _tidy_for_ever(self) -> None:
         while True:
