@@ -28,7 +28,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from pasys import ids
 from pasys.config import Settings
-from pasys.errors import DatabaseUnavailable, DiskFull, SchemaOutdated
+from pasys.errors import DatabaseUnavailable, DiskFull, OutcomeUnknown, SchemaOutdated
 from pasys.events import Announcement, Event, encode
 
 if TYPE_CHECKING:
@@ -65,6 +65,7 @@ class Unit:
     """One transaction: everything in it happens, or nothing does.
 
     `now` is the unit's time, `actor` who is answerable for it, and `causes` which event made each story go on.
+    `announced` says whether it announced anything, `decided` whether its commit has begun.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class Unit:
         self.actor = actor
         self.causes = dict(causes or {})
         self._emitted: list[Event] = []
+        self.announced = self.decided = False
         self.announcements: list[Announcement] = []
 
     @property
@@ -126,6 +128,7 @@ class Unit:
 
     def emit(self, *events: Event) -> None:
         """Announce facts, if and when this unit commits."""
+        self.announced = True
         self._emitted += events
 
     def cause_of(self, correlation_id: str) -> str | None:
@@ -258,23 +261,38 @@ class Database:
     ) -> AsyncIterator[Unit]:
         """Open a Unit; commit when the block ends, roll back when it raises.
 
-        `relayed` promises that the caller publishes unit.announcements itself; else the commit wakes a relay.
+        Raises OutcomeUnknown where the connection broke while a change was committed that the unit announced; after
+        any other error nothing was changed. `relayed` promises that the caller publishes unit.announcements itself;
+        else the commit wakes a relay.
         """
-        with database_errors(self.settings):
-            async with self._engine.begin() as connection:
-                raw = await connection.get_raw_connection()
-                driver = raw.driver_connection
-                assert isinstance(driver, psycopg.AsyncConnection)
-                unit = Unit(
-                    connection,
-                    driver,
-                    settings=self.settings,
-                    now=now or datetime.now(UTC),
-                    actor=actor or self.settings.who,
-                    causes=causes,
-                )
-                yield unit
-                await unit.write_outbox(relayed=relayed)
+        unit = None
+        try:
+            with database_errors(self.settings):
+                async with self._engine.begin() as connection:
+                    raw = await connection.get_raw_connection()
+                    driver = raw.driver_connection
+                    assert isinstance(driver, psycopg.AsyncConnection)
+                    unit = Unit(
+                        connection,
+                        driver,
+                        settings=self.settings,
+                        now=now or datetime.now(UTC),
+                        actor=actor or self.settings.who,
+                        causes=causes,
+                    )
+                    yield unit
+                    await unit.write_outbox(relayed=relayed)
+                    unit.decided = True  # from here on only the server knows whether it is committed
+        except DatabaseUnavailable as error:
+            if unit is not None and unit.decided and unit.announced and _no_answer(error.__cause__):
+                raise OutcomeUnknown(reason=error.facts["reason"]) from error
+            raise
+
+
+def _no_answer(error: BaseException | None) -> bool:
+    """Whether the connection broke. A server that answers with an error has rolled back."""
+    found = error.orig if isinstance(error, DBAPIError) else error
+    return getattr(found, "sqlstate", None) is None
 
 
 # No connection, or one that broke; a deadlock; a server that has become a standby; a pool that has none left.

@@ -18,7 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from pasys.config import Settings
 from pasys.domain.ledger import Kind, Purpose, Result
-from pasys.errors import DatabaseUnavailable
+from pasys.errors import DatabaseUnavailable, OutcomeUnknown
 from pasys.service import ledger
 from tests.ledger_killed import POINTS, Doomed, Orders
 from tests.ledger_kit import direct
@@ -349,5 +349,5 @@ class LedgerMachine(RuleBasedStateMachine):
         assert not [asked.error for asked in asks if not asked.lost and not isinstance(asked.error, Stop | None)]
         errors = [asked.error for asked in asks if asked.lost and asked.error is not None]
         for error in errors:
-            assert isinstance(error, DatabaseUnavailable) and self._cut, error
+            assert isinstance(error, DatabaseUnavailable | OutcomeUnknown) and self._cut, error
         self._cut -= bool(errors)

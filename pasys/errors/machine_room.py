@@ -17,7 +17,13 @@ class DatabaseUnavailable(Unavailable):
 
 class OutcomeUnknown(TimedOut):
     says = "PostgreSQL did not confirm: whether this was done is unknown ({reason})"
-    fix = "Look before you repeat it: `{look}`."
+    fix = "Look whether it was before you repeat it; what had a --key may simply be repeated with the same."
+
+    @property
+    def advice(self) -> str:
+        """Names the command that shows it, where the caller knew one."""
+        look = self.facts.get("look")
+        return f"Look before you repeat it: `{look}`." if look else self.fix
 
 
 class BusUnavailable(Unavailable):

@@ -72,10 +72,11 @@ class Source:
             return answer
         except (Unavailable, TimeoutError) as error:
             await self._give_up(asked)
-            reason = f"no answer in {ACT_TIMEOUT_S:g} s" if isinstance(error, TimeoutError) else str(error)
+            late = isinstance(error, TimeoutError)
+            reason = f"no answer in {ACT_TIMEOUT_S:g} s" if late else error.facts.get("reason", str(error))
             if decided:
                 raise OutcomeUnknown(reason=reason, look=look) from error
-            if isinstance(error, TimeoutError):
+            if late:
                 raise DatabaseUnavailable(reason=reason) from error
             raise
 
