@@ -91,8 +91,10 @@ async def held_up(db: Database) -> AsyncIterator[Unit]:
 
 
 async def until_waiting(unit: Unit) -> None:
+    """Somebody waits for a lock that this unit holds. While databases are made, others wait for others."""
+    blocked = "select count(*) from pg_locks where not granted and pg_backend_pid() = any (pg_blocking_pids(pid))"
     async with asyncio.timeout(WITHIN_S):
-        while not await unit.value("select count(*) from pg_locks where not granted"):
+        while not await unit.value(blocked):
             await asyncio.sleep(0.001)
 
 

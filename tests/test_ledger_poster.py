@@ -194,8 +194,7 @@ async def test_an_id_that_another_asset_takes_is_one_callers_conflict(db: Databa
         async with db.unit() as unit:
             await ledger.post(unit, [first])
             waiting = asyncio.gather(*[poster.post(transfer) for transfer in asked])
-            while not await unit.value("select count(*) from pg_locks where not granted"):
-                await asyncio.sleep(0.001)
+            await until_waiting(unit)
         answers = await waiting
     assert [answer.result for answer in answers] == [Result.ACCEPTED, Result.ID_CONFLICT, Result.ACCEPTED]
     assert [answer.seq for answer in answers] == [3, 0, 4]
