@@ -24,7 +24,7 @@ from pasys.db import Database, Unit
 from pasys.stack.servers import running_servers
 
 SERVERS = "PASYS_TEST_SERVERS"  # in the environment: servers that run already, as JSON
-pytest.register_assert_rewrite("tests.ledger_world", "tests.ledger_machine")
+pytest.register_assert_rewrite("tests.ledger_kit", "tests.ledger_world", "tests.ledger_machine")
 _numbers = itertools.count(1)
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # so a shell starts what it puts into the background
     signal.signal(signal.SIGINT, signal.default_int_handler)  # and the programs of the tests are to hear Ctrl-C

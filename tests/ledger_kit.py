@@ -1,19 +1,23 @@
-"""What ledger tests share: people with funds, transfers in one line, and a batch judged against the oracle."""
+"""What ledger tests share: people with funds, transfers in one line, a batch beside the oracle's, and bad luck."""
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
 
-from pasys.db import Unit
+from pasys.db import Database, Unit
 from pasys.domain import ledger_chain
 from pasys.domain.ledger import Hold, Kind, Purpose, Recorded, Result, Transfer
 from pasys.domain.ledger_batch import Accounts, Books
 from pasys.domain.ledger_columns import Columns
 from pasys.domain.ledger_rules import judge
 from pasys.service import account, ledger
+from pasys.service.ledger_poster import Poster
 from tests.ledger_batches import Batches
 from tests.ledger_model import Model, ModelAccount
 
@@ -28,6 +32,7 @@ with recursive chain as (
 select seq, ('x' || encode(substring(hash for 8), 'hex'))::bit(64)::int8 as wanted, seal, hash from chain
  where seq > 0 order by seq
 """
+WITHIN_S = 20  # what a test waits for has come long before, or never will
 STATUS = {"active": 0, "frozen": 1, "closed": 2}
 
 
@@ -70,6 +75,43 @@ async def unsealed(unit: Unit, asset: str) -> list[int]:
     head = await unit.row("select last_seq, last_hash from asset where code = %(code)s", code=asset)
     ends = (rows[-1].seq, bytes(rows[-1].hash)) if rows else (0, ledger_chain.genesis(asset))
     return wrong if (head.last_seq, bytes(head.last_hash)) == ends else [*wrong, ends[0]]
+
+
+async def hold_together(db: Database) -> None:
+    async with db.unit() as unit:
+        assert (await ledger.verify(unit)).findings == [] and await unsealed(unit, "USD") == []
+
+
+@asynccontextmanager
+async def held_up(db: Database) -> AsyncIterator[Unit]:
+    """Whoever writes to the books waits until this unit is done."""
+    async with db.unit() as unit:
+        await unit.rows("select from asset where code = 'USD' for no key update")
+        yield unit
+
+
+async def until_waiting(unit: Unit) -> None:
+    """Somebody waits for a lock that this unit holds. While databases are made, others wait for others."""
+    blocked = "select count(*) from pg_locks where not granted and pg_backend_pid() = any (pg_blocking_pids(pid))"
+    async with asyncio.timeout(WITHIN_S):
+        while not await unit.value(blocked):
+            await asyncio.sleep(0.001)
+
+
+async def until_judged(poster: Poster, seq: int) -> None:
+    """The poster remembers the books as of this place in the journal, whether it is written yet or not."""
+    async with asyncio.timeout(WITHIN_S):
+        while (cache := poster._lanes["USD"]._cache) is None or cache.head.last_seq < seq:
+            await asyncio.sleep(0.001)
+
+
+async def end_posters(unit: Unit) -> None:
+    """Their connections break. A transaction would go on seeing those that it saw first, and miss newer ones."""
+    await unit.rows("select pg_stat_clear_snapshot()")
+    await unit.rows(
+        "select pg_terminate_backend(pid, 5000) from pg_stat_activity"
+        " where application_name = 'pasys poster' and datname = current_database()"
+    )
 
 
 def model(seed: int) -> Model:

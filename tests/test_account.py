@@ -12,6 +12,7 @@ from pasys import events
 from pasys.db import Database, Unit
 from pasys.domain.account import TYPES, balance, clearing, debit_normal
 from pasys.domain.ledger import Purpose, Transfer
+from pasys.domain.ledger_columns import Columns
 from pasys.errors import (
     AccountClosed,
     AccountExists,
@@ -24,7 +25,9 @@ from pasys.errors import (
     UnknownAsset,
     WrongAsset,
 )
-from pasys.service import account, ledger
+from pasys.service import account, ledger, ledger_poster
+from pasys.service.ledger_poster import Poster
+from tests.ledger_kit import WITHIN_S
 
 
 async def fund(unit: Unit, number: int, amount_minor: int, asset: str = "USD") -> None:
@@ -177,6 +180,40 @@ async def test_changes_move_the_epoch_and_are_announced(db: Database) -> None:
         assert await unit.value("select epoch from asset where code = 'USD'") == before + 3
         changes = [item.status for item in unit._emitted if isinstance(item, events.AccountChanged)]
         assert changes == ["frozen", "active", "active"]
+
+
+async def test_a_change_sees_the_newest_partition(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A unit changes a person's accounts in two assets, while others begin a partition of the second one's journal: all
+    that stands there counts. Many times on one connection, so that this has in its caches whatever it needs."""
+    for name, value in (("LAG_FROM", 1), ("LAG_MAX", 10**9), ("LAG_S", 10**6), ("IDLE_S", 60.0)):
+        monkeypatch.setattr(ledger_poster, name, value)
+    async with db.unit() as unit:
+        name = await unit.value("select current_database()")
+        await unit.rows(f"alter database {name} set pasys.partition_rows = '20'")
+    await db.close()  # so that every connection has it
+    pairs: dict[str, list[tuple[int, int]]] = {}
+    async with db.unit() as unit:
+        for asset in ("JPY", "USD"):
+            source = await account.system(unit, "external:deposits", asset)
+            opened = [await account.open(unit, name=name, asset=asset) for name in ("alice", "bob", "carol", "dave")]
+            pairs[asset] = [(source, row.number) for row in opened]
+
+    def deposits(asset: str) -> Columns:
+        return Columns.of([direct(*pair, 1, asset=asset) for pair in pairs[asset] * 5])
+
+    one = Database(db.settings, connections_max=1)
+    for turn in range(1, 7):
+        async with asyncio.timeout(WITHIN_S), Poster(db) as poster, one.unit() as unit:
+            for asset in ("JPY", "JPY", "USD", "USD"):  # under the lock, and then by memory, so that rows lag
+                await poster.post_many(deposits(asset))
+            await account.balance(unit, "dave")
+            await account.change_limits(unit, "dave", "JPY", credits_must_not_exceed_debits=False)
+            await poster.post_many(deposits("USD"))
+            changed = await account.change_limits(unit, "dave", "USD", credits_must_not_exceed_debits=False)
+            assert changed.balance.posted.minor == 15 * turn
+    await one.close()
+    async with db.unit() as unit:
+        assert (await ledger.verify(unit)).findings == []
 
 
 async def test_a_limit_that_is_already_broken_is_refused(db: Database) -> None:

@@ -6,44 +6,32 @@ scripts/mutate_ledger.py takes each guard away, and expects a test to fail.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
 import pytest
 
-from pasys.db import Database, Unit
+from pasys.db import Database
 from pasys.domain.ledger import Kind, Posted, Purpose, Result, Transfer
 from pasys.domain.ledger_columns import Columns
 from pasys.errors import AccountNotEmpty, DatabaseUnavailable, InvalidInput
 from pasys.service import account, ledger, ledger_cache, ledger_poster
 from pasys.service.ledger_books import Writing
 from pasys.service.ledger_poster import Poster
-from tests.ledger_kit import direct, people, posted, unsealed
+from tests.ledger_kit import (
+    WITHIN_S,
+    direct,
+    end_posters,
+    held_up,
+    hold_together,
+    people,
+    posted,
+    until_judged,
+    until_waiting,
+)
 
 # Bad luck ------------------------------------------------------------------------------------------------------------
-
-
-@asynccontextmanager
-async def held_up(db: Database) -> AsyncIterator[Unit]:
-    """Whoever writes to the books waits until this unit is done."""
-    async with db.unit() as unit:
-        await unit.rows("select from asset where code = 'USD' for no key update")
-        yield unit
-
-
-async def until_waiting(unit: Unit) -> None:
-    while not await unit.value("select count(*) from pg_locks where not granted"):
-        await asyncio.sleep(0.001)
-
-
-async def end_posters(unit: Unit) -> None:
-    await unit.rows(
-        "select pg_terminate_backend(pid, 5000) from pg_stat_activity"
-        " where application_name = 'pasys poster' and datname = current_database()"
-    )
 
 
 @pytest.fixture
@@ -59,11 +47,6 @@ def vain(monkeypatch: pytest.MonkeyPatch) -> list[Writing]:
 
     monkeypatch.setattr(ledger_poster._Lane, "_written", seen)
     return found
-
-
-async def hold_together(db: Database) -> None:
-    async with db.unit() as unit:
-        assert (await ledger.verify(unit)).findings == [] and await unsealed(unit, "USD") == []
 
 
 @pytest.mark.parametrize("warm", [True, False])
@@ -102,6 +85,31 @@ async def test_a_lost_batch_is_forgotten(db: Database) -> None:
         assert [await posted(unit, number) for number in (alice, bob)] == [127, 73]
 
 
+async def test_a_batch_that_was_lost_behind_another_is_forgotten(db: Database) -> None:
+    """The connection breaks, and breaks again where the next batch is tried under the lock: neither is remembered,
+    though as many rows came from somebody else."""
+    async with db.unit() as unit:
+        alice, bob = await people(unit, "alice", "bob", funds=100)
+    async with asyncio.timeout(WITHIN_S), Poster(db) as poster:
+        for _ in range(2):
+            await poster.post(direct(alice, bob, 1))
+        async with held_up(db) as unit:
+            lost = asyncio.create_task(poster.post(direct(alice, bob, 20)))
+            await until_waiting(unit)
+            behind = asyncio.create_task(poster.post(direct(alice, bob, 5)))
+            await until_judged(poster, 6)
+            for task in (lost, behind):
+                await until_waiting(unit)
+                await end_posters(unit)
+                with pytest.raises(DatabaseUnavailable):
+                    await task
+            await ledger.post(unit, [direct(bob, alice, 30), direct(bob, alice, 3)])
+        assert (await poster.post(direct(alice, bob, 1))).seq == 7
+    await hold_together(db)
+    async with db.unit() as unit:
+        assert [await posted(unit, number) for number in (alice, bob)] == [130, 70]
+
+
 async def test_what_is_judged_behind_a_failed_write_is_judged_again(db: Database) -> None:
     """A repeated id turns out to be one only when it is written; what was judged behind it has its own place then."""
     async with db.unit() as unit:
@@ -129,14 +137,14 @@ async def test_a_lost_catch_up_is_forgotten(db: Database, monkeypatch: pytest.Mo
     async with db.unit() as unit:
         numbers = await people(unit, *[f"user_{i}" for i in range(40)], funds=100)
     around = [direct(one, other, 1) for one, other in pairwise(numbers)]
-    async with Poster(db) as poster:
+    async with asyncio.timeout(WITHIN_S), Poster(db) as poster:
         await poster.post_many(Columns.of(around))
         await poster.post_many(Columns.of([replace(transfer, id=direct(1, 2, 3).id) for transfer in around]))
         async with held_up(db) as unit:
             await until_waiting(unit)  # for the first share of the rows
             await end_posters(unit)
-        await poster.post(direct(numbers[0], numbers[1], 1))
-        await poster.post(direct(numbers[0], numbers[1], 1))
+        for _ in range(2):  # between others than those of that share: it would be seen to once more
+            await poster.post(direct(*numbers[-2:], 1))
     async with db.unit() as unit:
         assert await unit.value("select last_seq = projected_seq from asset")
     await hold_together(db)
@@ -231,10 +239,11 @@ async def test_waiting_and_commits_have_limits(db: Database, monkeypatch: pytest
 
 
 async def test_a_caller_that_has_gone_is_passed_over(db: Database) -> None:
-    """Who does not wait any more keeps nobody else from the answer, and the transfer is posted all the same."""
+    """Who does not wait any more keeps nobody else from the answer, which is no replay's, and the transfer is posted
+    all the same."""
     async with db.unit() as unit:
         alice, bob = await people(unit, "alice", "bob", funds=100)
-    async with Poster(db) as poster:
+    async with asyncio.timeout(WITHIN_S), Poster(db) as poster:
         for _ in range(2):
             async with held_up(db) as unit:
                 tasks = [asyncio.create_task(poster.post(direct(alice, bob, 1))) for _ in range(3)]
@@ -242,7 +251,8 @@ async def test_a_caller_that_has_gone_is_passed_over(db: Database) -> None:
                 tasks[0].cancel()
             answers = await asyncio.gather(*tasks, return_exceptions=True)
             assert isinstance(answers[0], asyncio.CancelledError)
-            assert [answer.accepted for answer in answers[1:] if isinstance(answer, Posted)] == [True, True]
+            found = [(answer.accepted, answer.replayed) for answer in answers[1:] if isinstance(answer, Posted)]
+            assert found == [(True, False)] * 2
     async with db.unit() as unit:
         assert await posted(unit, bob) == 106
 

@@ -17,7 +17,7 @@ from pasys.errors import DatabaseUnavailable, InvalidInput
 from pasys.service import account, ledger, ledger_books, ledger_poster
 from pasys.service.ledger_poster import Poster
 from tests.ledger_batches import Batches
-from tests.ledger_kit import direct, people
+from tests.ledger_kit import WITHIN_S, direct, held_up, people, until_judged, until_waiting
 from tests.ledger_model import Model, ModelAccount
 
 COUNTERS = ("version", "debits_pending", "debits_posted", "credits_pending", "credits_posted")
@@ -194,8 +194,7 @@ async def test_an_id_that_another_asset_takes_is_one_callers_conflict(db: Databa
         async with db.unit() as unit:
             await ledger.post(unit, [first])
             waiting = asyncio.gather(*[poster.post(transfer) for transfer in asked])
-            while not await unit.value("select count(*) from pg_locks where not granted"):
-                await asyncio.sleep(0.001)
+            await until_waiting(unit)
         answers = await waiting
     assert [answer.result for answer in answers] == [Result.ACCEPTED, Result.ID_CONFLICT, Result.ACCEPTED]
     assert [answer.seq for answer in answers] == [3, 0, 4]
@@ -280,6 +279,35 @@ async def test_holds_by_memory(db: Database) -> None:
     async with db.unit() as unit:
         assert (await ledger.verify(unit)).ok
         assert (await ledger.balances(unit, [alice]))[alice].available.minor == 81
+
+
+async def test_a_hold_is_known_on_its_way(db: Database) -> None:
+    """What is judged while the commit before it is on its way knows the hold that begins there, and the one that ends
+    there, as if it were done."""
+    async with db.unit() as unit:
+        alice, bob = await people(unit, "alice", "bob", funds=100)
+    hold = direct(alice, bob, 50, kind=Kind.PENDING, purpose=Purpose.HOLD)
+    part, *too_much = (
+        direct(alice, bob, amount, kind=Kind.POST, purpose=Purpose.PAYMENT, pending_id=hold.id)
+        for amount in (20, 60, 60)
+    )
+    answers = []
+    async with asyncio.timeout(WITHIN_S), Poster(db) as poster:
+        for _ in range(2):
+            await poster.post(direct(alice, bob, 1))
+        for first, behind in zip((hold, part), too_much, strict=True):
+            async with held_up(db) as unit:
+                begun = asyncio.create_task(poster.post(first))
+                await until_waiting(unit)
+                following = asyncio.create_task(poster.post(behind))
+                await until_judged(poster, 6 + len(answers))
+            answers += [await begun, await following]
+    assert [(answer.result, answer.seq) for answer in answers] == [
+        (Result.ACCEPTED, 5),
+        (Result.EXCEEDS_HOLD, 6),
+        (Result.ACCEPTED, 7),
+        (Result.HOLD_RESOLVED, 8),
+    ]
 
 
 async def test_partitions_follow_the_journal(db: Database) -> None:
