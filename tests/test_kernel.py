@@ -304,7 +304,10 @@ def test_what_no_version_has_written_is_unreadable(changed: dict[str, Any], reas
     assert refused.value.facts["subject"] == "transaction.created.USD"
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"null", b"[]", b"hello", b"\xff\xfe\x00", bytes(range(255, 191, -1))], ids=repr)
+NO_ENVELOPES = [b"", b"{", b"null", b"[]", b"hello", b"\xff\xfe\x00", bytes(range(255, 191, -1))]
+
+
+@pytest.mark.parametrize("body", NO_ENVELOPES, ids=repr)
 def test_garbage_is_unreadable(body: bytes):
     """Bytes that are no envelope are unreadable, not a crash."""
     with pytest.raises(UnreadableEvent):
