@@ -32,7 +32,7 @@ class World:
 
     def __init__(self, db: Database) -> None:
         self.db = db
-        self.now = NOW
+        self.now = datetime.now(UTC)
         self.lines: list[StatementLine] = []
 
     async def captured(
