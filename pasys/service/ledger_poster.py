@@ -37,7 +37,7 @@ BATCH_MAX = 10_000
 GROUP_MAX = 8_192  # transfers that are committed together, unless a caller's own batch is larger
 WAITING_MAX = 100_000  # transfers that may wait; beyond, callers wait before they are heard
 LAG_FROM = 64  # a smaller batch brings the account rows up to date; it has nothing to win by leaving them behind
-LAG_MAX = 262_144  # transfers in which all account rows are written once; they lag by twice as many at most
+LAG_MAX = 524_288  # transfers in which all account rows are written once; they lag by twice as many at most
 LAG_S = 10  # or seconds, whichever comes first
 REST_SHARE = Fraction(1, 100)  # of a sweep, when nobody has come
 IDLE_S = timedelta(milliseconds=50).total_seconds()  # nobody has come for so long: the rows are brought up to date
