@@ -7,13 +7,15 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from textual.app import App, ComposeResult
 from textual.color import Color
 
 from pasys import config
 from pasys.brand import Brand, Colours
 from pasys.config import Settings
 from pasys.errors import InvalidSettings
-from pasys.tui.app import SCREENS_BY_NAME
+from pasys.tui.app import SCREENS_BY_NAME, text_of
+from pasys.tui.rows import Rows
 from tests.dash_kit import doors_to, sees, showing
 
 DRAWN = " ▁▂▃▄▅▆▇█▏▊▌▎▍▋▉▔━╸╺"  # bars and lines, which nobody reads
@@ -62,6 +64,24 @@ def test_a_brand_that_is_none_is_refused(tmp_path: Path, toml: str, names: str) 
     with pytest.raises(InvalidSettings) as refused:
         read(tmp_path, toml)
     assert names in str(refused.value) and "pasys.toml" in str(refused.value)
+
+
+async def test_a_column_grows_with_what_stands_in_it() -> None:
+    """A row that stays, and says more than it did, is read to its end; the cursor stays on its row."""
+
+    class Showing(App[None]):
+        def compose(self) -> ComposeResult:
+            yield Rows[tuple[str, str]](("waits", "who"), key=lambda row: row[1], cells=lambda row: row, id="rows")
+
+    app = Showing()
+    async with app.run_test(size=(30, 6)) as pilot:
+        rows = app.query_one("#rows", Rows)
+        for waits in ("9 min", "10 min", "11 min", "a long time"):
+            rows.show([(waits, "ann"), ("5 s", "bob")])
+            await pilot.pause()
+            assert f" {waits}  ann" in text_of(app.screen)
+            assert rows.cursor_row == (0 if waits == "9 min" else 1)
+            rows.move_cursor(row=1)
 
 
 async def test_the_brand_is_on_every_screen(settings: Settings) -> None:

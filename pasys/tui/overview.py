@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -90,9 +91,9 @@ def pace(now: Overview) -> Table:
     table.add_row("transactions", f"{now.rate:,.1f}/s")
     table.add_row("success", "none ended" if now.success is None else f"{now.success:.1%}")
     table.add_row("p95 to settle", "none settled" if now.p95_ms is None else f"{now.p95_ms:,.0f} ms")
-    table.add_row("in flight", "nothing" if not now.in_flight else "")
-    for row in now.in_flight:
-        table.add_row("", f"{row.amount} in {row.transactions:,}")
+    flying = [f"{row.amount} in {row.transactions:,}" for row in now.in_flight]
+    for says, row in itertools.zip_longest(("in flight",), flying or ["nothing"], fillvalue=""):
+        table.add_row(says, row)
     return table
 
 
@@ -124,15 +125,14 @@ def books_line(now: Overview) -> str:
 
 
 def services_table(rows: list[dict[str, Any]]) -> Table | Text:
-    """Every server and daemon; what does not run well is marked in words, not by colour alone."""
+    """Every server and daemon; what does not run well comes first, and is marked in words, not by colour alone."""
     if not rows:
         return Text("Nothing runs here. Start it: pasys up -d")
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", expand=False)
     for name in ("service", "state", "lag", "rate/s", "last error"):
         table.add_column(name, justify="right" if name in ("lag", "rate/s") else "left", no_wrap=True)
-    for row in rows:
-        well = row["state"] in WELL
-        state = Text(row["state"]) if well else Text(f"{row['state']} !", "bold red")
+    for row in sorted(rows, key=lambda row: row["state"] in WELL):
+        state = Text(row["state"]) if row["state"] in WELL else Text(f"{row['state']} !", "bold red")
         lag = "" if row["lag"] is None else f"{row['lag']:,}"
         rate = "" if row["rate"] is None else f"{row['rate']:,.0f}"
         table.add_row(row["name"], state, lag, rate, row["last_error"] or "")
