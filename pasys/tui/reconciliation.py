@@ -57,9 +57,7 @@ class ReconciliationScreen(Live):
     ]
     DEFAULT_CSS = """
     ReconciliationScreen #top { height: auto; max-height: 9; }
-    ReconciliationScreen #runs {
-        width: 1fr; height: auto; min-height: 4; max-height: 5; overflow-x: hidden; padding-left: 1;
-    }
+    ReconciliationScreen #runs { width: 1fr; height: auto; min-height: 4; max-height: 5; overflow-x: hidden; }
     ReconciliationScreen #ages { width: auto; height: auto; max-height: 9; padding-left: 1; }
     ReconciliationScreen #which { height: auto; color: $text-muted; }
     ReconciliationScreen #breaks { height: 1fr; min-height: 4; }
@@ -75,7 +73,7 @@ class ReconciliationScreen(Live):
     def body(self) -> ComposeResult:
         with Horizontal(id="top"):
             yield Rows[RunRow](
-                ("read", "psp", "open", "matched", "status"),
+                (" read", "psp", "open", "matched", "status"),
                 key=lambda row: row.run_id,
                 cells=run_cells,
                 id="runs",
@@ -214,7 +212,7 @@ def failures(runs: Sequence[RunRow]) -> str | None:
 
 def run_cells(row: RunRow) -> list[Any]:
     matched = f"{row.matched:,} of {row.lines:,}"
-    return [clock(row.started_at)[:-3], row.psp, f"{row.open_breaks:4,}", matched, row.status]
+    return [f" {clock(row.started_at)[:-3]}", row.psp, f"{row.open_breaks:4,}", matched, row.status]
 
 
 def break_cells(row: BreakRow) -> list[Any]:
