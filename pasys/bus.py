@@ -52,6 +52,17 @@ class DeadLetter:
     body: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """Somebody looks at what passes, until they no longer do."""
+
+    subscriptions: Sequence[Subscription]
+
+    async def unsubscribe(self) -> None:
+        for subscription in self.subscriptions:
+            await subscription.unsubscribe()
+
+
 class Bus:
     """A connection that outlives the server: it reconnects for ever, and every call says when it cannot."""
 
@@ -103,8 +114,7 @@ class Bus:
                 await self._client.close()
 
     async def _ensure_streams(self) -> None:
-        nouns = sorted({subject.split(".")[0] for subject in CATALOG})
-        await self._ensure(self.events, [f"{self.prefix}{noun}.>" for noun in nouns], KEEP_S)
+        await self._ensure(self.events, [f"{self.prefix}{noun}.>" for noun in _nouns()], KEEP_S)
         await self._ensure(self.dead, [f"{self.prefix}dead.>"], DEAD_KEEP_S)
 
     async def _ensure(self, name: str, subjects: list[str], keep_s: int) -> None:
@@ -284,13 +294,21 @@ class Bus:
         except (*BUS_ERRORS, APIError) as error:
             raise BusUnavailable(reason=str(error) or type(error).__name__) from None
 
-    async def watch(self, subject: str, hear: Callable[[Msg], Awaitable[None]]) -> Subscription:
-        """Messages as they pass, for people to look at: it costs the streams nothing, and what passes while the
+    async def watch(self, subject: str, hear: Callable[[Msg], Awaitable[None]]) -> Watch:
+        """Events as they pass, for people to look at: it costs the streams nothing, and what passes while the
         connection is away is not seen. Raises BusUnavailable."""
+        first, *rest = subject.split(".")
+        # For any noun the server is asked for each of ours: without a prefix all it says itself would match, too.
+        subjects = [".".join([noun, *(rest or [first])]) for noun in _nouns()] if first in ("*", ">") else [subject]
         try:
-            return await self._client.subscribe(f"{self.prefix}{subject}", cb=hear)
+            return Watch([await self._client.subscribe(f"{self.prefix}{one}", cb=hear) for one in subjects])
         except BUS_ERRORS as error:
             raise BusUnavailable(reason=str(error) or type(error).__name__) from None
+
+
+def _nouns() -> list[str]:
+    """What events are about: the first word of their subjects."""
+    return sorted({subject.split(".")[0] for subject in CATALOG})
 
 
 def _dead_letter(message: RawStreamMsg) -> DeadLetter:

@@ -185,17 +185,28 @@ def _toml(path: Path) -> dict[str, Any]:
     return values
 
 
+def spoken(environ: Mapping[str, str]) -> list[str]:
+    """The variables of an environment that say a setting, in the order of their names."""
+    return sorted(
+        variable
+        for variable, text in environ.items()
+        if (variable in PLAIN_VARIABLES and text)
+        or (variable.startswith("PASYS_") and variable not in _NOT_SETTINGS and not variable.startswith("PASYS_TEST_"))
+    )
+
+
 def _environment(environ: Mapping[str, str]) -> dict[str, Any]:
     known = set(Settings.__struct_fields__)
     values: dict[str, Any] = {}
-    for variable, text in environ.items():
-        if variable in PLAIN_VARIABLES and text:
+    for variable in spoken(environ):
+        text = environ[variable]
+        if variable in PLAIN_VARIABLES:
             values[PLAIN_VARIABLES[variable]] = text
-        elif variable.startswith("PASYS_") and variable not in _NOT_SETTINGS and not variable.startswith("PASYS_TEST_"):
-            name = variable.removeprefix("PASYS_").lower()
-            if name not in known:
-                raise InvalidSettings(source="environment", reason=f"{variable} is not a setting")
-            values[name] = _json(text, variable) if text[:1] in ("{", "[") else text
+            continue
+        name = variable.removeprefix("PASYS_").lower()
+        if name not in known:
+            raise InvalidSettings(source="environment", reason=f"{variable} is not a setting")
+        values[name] = _json(text, variable) if text[:1] in ("{", "[") else text
     return values
 
 

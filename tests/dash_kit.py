@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import json
 import os
 import re
@@ -22,7 +23,7 @@ from pasys.config import Settings
 from pasys.db import Database
 from pasys.schema import metadata
 from pasys.tui.action import Confirm
-from pasys.tui.app import Dash, Doors, text_of
+from pasys.tui.app import Dash, Doors, module_of, text_of
 from tests.support import eventually
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -43,6 +44,7 @@ def doors_to(load: Callable[[], Settings]) -> Doors:
 async def showing(
     doors: Doors, screen: str, size: tuple[int, int] = (120, 40)
 ) -> AsyncIterator[tuple[Dash, Pilot[None]]]:
+    importlib.import_module(module_of(screen))  # at once, whichever test comes first: what opens first takes no keys
     app = Dash(doors, screen=screen)
     async with app.run_test(size=size) as pilot:
         yield app, pilot

@@ -125,10 +125,49 @@ async def test_listing_narrows(unit: Unit) -> None:
     assert {row.name for row in await account.listing(unit, asset="EUR")} == {"shop"}
     assert {row.name for row in await account.listing(unit, ids=[made[0].id, shop.id])} == {"user_0", "shop"}
     assert await account.listing(unit, ids=[]) == []
-    assert {row.name for row in await account.listing(unit, name_like="R_")} == {f"user_{i}" for i in range(5)}
+    await account.open(unit, name="user.5", asset="USD")
+    for part in ("R_", "SER_"):  # too short for the index, and not
+        assert {row.name for row in await account.listing(unit, name_like=part)} == {f"user_{i}" for i in range(5)}
+    for nowhere in ("use%", "use%5", "user\\_1"):
+        assert await account.listing(unit, name_like=nowhere) == []
     first = await account.listing(unit, limit=4)
     rest = await account.listing(unit, limit=4, after=first[-1].id)
-    assert len({row.id for row in first + rest}) == 6
+    assert len({row.id for row in first + rest}) == 7
+
+
+MANY = """
+insert into account (id, name, asset, type, metadata)
+select 1000 + n, 'user' || n || '.' || case when n % 10 = 0 then 'smith' else 'tanaka' end, 'USD', 'customer',
+       jsonb_build_object('note', repeat('much is known of each, ', 20))
+  from generate_series(1, 20000) n"""
+
+
+@pytest.mark.parametrize(
+    ("part", "names", "by_index"), [("19998.tan", 1, True), ("nobody", 0, True), ("smith", 50, False), ("zz", 0, False)]
+)
+async def test_a_rare_part_of_a_name_is_found_by_its_index(db: Database, part: str, names: int, by_index: bool) -> None:
+    """A part that few names have is looked up, also when it is asked for again and again, and not searched for among
+    all accounts. The first fifty of a part that many have are found on the way, and what is too short for the index is
+    not held against the whole of it."""
+    async with db.unit() as unit:
+        await account.ensure_asset(unit, "USD")
+        await unit.rows(MANY)
+        await unit.rows("analyze account")
+        await unit.value("select gin_clean_pending_list('account_name_part_idx')")  # as autovacuum does
+
+    async def scans() -> int:
+        async with db.unit() as unit:
+            await unit.rows("select pg_stat_force_next_flush()")
+        async with db.unit() as unit:
+            return await unit.value(
+                "select idx_scan from pg_stat_user_indexes where indexrelname = 'account_name_part_idx'"
+            )
+
+    before = await scans()
+    for _ in range(12):  # by then a statement that is prepared may have a plan for whatever part
+        async with db.unit() as unit:
+            assert len(await account.listing(unit, name_like=part, limit=50)) == names
+    assert await scans() - before == (12 if by_index else 0)
 
 
 async def test_frozen_starts_nothing(db: Database) -> None:

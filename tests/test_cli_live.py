@@ -22,8 +22,11 @@ from pasys.daemon import Daemon
 from pasys.db import Database
 from pasys.domain.ledger import Purpose, Transfer
 from pasys.events import AccountOpened, Announcement, encode
-from pasys.service import account, ledger
+from pasys.money import parse
+from pasys.service import account, ledger, refund
 from pasys.worker.pulse import Pulse
+from tests.psp_answers import capture, doubt_refund, send_refund
+from tests.support import open_accounts, pay
 
 
 @pytest.fixture
@@ -92,6 +95,36 @@ async def test_refusals_have_their_exit_codes(pasys: Any) -> None:
     assert (await pasys("account", "show", "shop"))[1]["error"]["facts"]["field"] == "asset"
     assert (await pasys("account", "open", "x", "--asset", "usd"))[0] == 2
     assert (await pasys("account", "show", "shop", "--asset", "JPY"))[1]["debits_must_not_exceed_credits"] is True
+
+
+async def test_what_is_unknown_is_listed_with_nothing_left_out(
+    db: Database, pasys: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`refund list --unknown` has the refunds that `tx list --unknown` counts: those that a PSP has not told, alone."""
+    async with db.unit() as unit:
+        await open_accounts(unit)
+    payment = await pay(db, "100.00")
+    await capture(db, payment)
+    async with db.unit() as unit:
+        asked = [await refund.request(unit, payment, amount=parse("1.00", "USD"), key=key) for key in "abc"]
+    told, *doubted = [one.refund_id for one in asked]
+    for refund_id in (told, *doubted):
+        await send_refund(db, refund_id)
+    listed = ["tx", "list", "--unknown", "--json"]
+
+    async def said(*words: str) -> str:
+        assert await asyncio.to_thread(run, list(words)) == 0
+        return capsys.readouterr().err
+
+    assert await said(*listed) == "" and (await pasys("refund", "list", "--unknown"))[1] == {"refunds": []}
+    await doubt_refund(db, doubted[0])
+    assert "1 refund's outcome is unknown, too: `pasys refund list --unknown`" in await said(*listed)
+    await doubt_refund(db, doubted[1])
+    assert "2 refunds' outcomes are unknown, too" in await said(*listed)
+    assert await said("tx", "list", "--json") == "", "it is not what was asked for"
+    _, found = await pasys("refund", "list", "--unknown")
+    assert [row["id"] for row in found["refunds"]] == doubted[::-1]
+    assert (await pasys("refund", "list", "--unknown", "--after", doubted[1]))[1]["refunds"] == found["refunds"][1:]
 
 
 async def test_books_that_do_not_hold_exit_9(db: Database, settings: Settings, pasys: Any) -> None:

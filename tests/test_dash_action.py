@@ -137,6 +137,34 @@ async def test_the_command_is_copied(doors: Doors, known: dict[str, str]) -> Non
         assert app.clipboard.endswith(f"--actor tester tx cancel {known['open']} --reason twice")
 
 
+async def test_a_command_says_which_environment_it_needs(
+    doors: Doors, settings: Settings, known: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever pastes it into another shell would act on another system, were it not for the variables that are named;
+    what they say, which may be a password, is shown and copied nowhere. Without such variables none is named."""
+    async with showing(doors, "transactions") as (app, pilot):
+        await pilot.press("a")
+        await go_to(app, pilot, known, "open")
+        await opened(app, pilot, "c")
+        await sees(app, "The same as this command:")
+        await pilot.press("escape")
+        monkeypatch.setenv("DATABASE_URL", "postgresql://pasys:secret-1@db.example/pasys")
+        for name, value in (("ACTOR", "ann"), ("DASH", "{}"), ("HOME", settings.home), ("TEST_RENEW", "1")):
+            monkeypatch.setenv(f"PASYS_{name}", value)  # the command has them, or does not care
+        await opened(app, pilot, "c")
+        await sees(app, "The same as this command, where DATABASE_URL is set as here:")
+        await pilot.press("escape")
+        monkeypatch.setenv("NATS_URL", "nats://pasys:secret-2@bus.example")
+        monkeypatch.setenv("REDIS_URL", "")  # which says nothing
+        monkeypatch.setenv("PASYS_STRIPE_API_KEY", "secret-3")
+        screen = await opened(app, pilot, "c")
+        words = "where DATABASE_URL, NATS_URL, PASYS_STRIPE_API_KEY are set as here:"
+        text = await sees(app, words, f"tx cancel {known['open']}")
+        await pilot.press("ctrl+y")
+        await sees(app, "Copied.")
+        assert "secret" not in text and "secret" not in app.clipboard + shown_command(screen)
+
+
 def test_values_are_never_options() -> None:
     """A value that begins like an option is tied to its option; an empty one is left out."""
     assert option("--reason", "-x") == ["--reason=-x"]

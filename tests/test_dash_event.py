@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from nats.aio.msg import Msg
 from textual.widgets import Log
 
 from pasys import ids
@@ -235,6 +236,35 @@ async def test_a_bus_that_comes_back_is_heard_again(settings: Settings, bus: Bus
         await _listening(app.screen)
         await bus.publish([opened("again")])
         assert "No connection" not in await sees(app, "acc_again")
+
+
+@pytest.mark.parametrize("subject", [">", "*.opened.USD", "*.*.*"])
+async def test_the_server_s_own_messages_are_no_events(settings: Settings, subject: str) -> None:
+    """Without a prefix, which is how a system runs alone, any subject means any event's, and not the requests, answers
+    and acknowledgements that go over the same server."""
+    bus = await Bus(msgspec.structs.replace(settings, bus_prefix="")).connect()
+    heard: list[str] = []
+
+    async def hear(message: Msg) -> None:
+        heard.append(message.subject)
+
+    watch = await bus.watch(subject, hear)
+    for name in ("ada", "ben"):
+        await bus.publish([opened(name)])
+        await event.dead_count(bus)  # a request with an answer
+        await bus.client.request("$JS.API.INFO", timeout=5)
+    await eventually(lambda: _heard(heard, 2), within_s=5)
+    await watch.unsubscribe()
+    await bus.publish([opened("cleo")])
+    await bus.client.flush()
+    assert heard == ["account.opened.USD"] * 2
+    for stream in (bus.events, bus.dead):
+        await bus.js.delete_stream(stream)
+    await bus.close()
+
+
+async def _heard(heard: list[str], count: int) -> bool:
+    return len(heard) >= count
 
 
 async def test_dead_letters_tell_why(bus: Bus, doors: Doors) -> None:

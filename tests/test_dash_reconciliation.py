@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
 
 import pytest
@@ -9,6 +10,7 @@ from textual.widgets import Input
 
 from pasys.config import Settings
 from pasys.db import Database
+from pasys.events import ReconciliationUnavailable
 from pasys.service import account, reconciliation
 from pasys.tui.action import Confirm
 from pasys.tui.app import Doors, once
@@ -80,6 +82,32 @@ async def test_the_reconciliation_screen_fits(size: tuple[int, int], doors: Door
         f"{breaks['amount']}: e posts debit psp:{PSP}:receivable, credit suspense, 7.00 USD",
     ):  # fmt: skip
         assert words in whole, f"{words}\n{text}"
+
+
+async def test_the_longest_words_fit_into_80_columns(doors: Doors, db: Database, breaks: dict[str, str]) -> None:
+    """Beside the kind with the longest name, a run of some thousand lines is shown to the last letter of its status."""
+    async with db.unit() as unit:
+        await unit.rows("update reconciliation_break set kind = 'missing_in_ledger' where kind = 'fee'")
+        await unit.rows("update reconciliation_run set lines = 1305, matched = 1302")
+    text = await once(doors, "reconciliation", width=80, height=24)
+    run = next(line for line in text.splitlines() if "1,302 of 1,305" in line)
+    assert "instant    3 1,302 of 1,305 completed " in run
+    assert re.search(r"missing in ledger +· +1 +·$", text, re.MULTILINE)
+
+
+async def test_a_run_that_failed_says_why(doors: Doors, db: Database, breaks: dict[str, str]) -> None:
+    """In full, until its PSP is asked again: what is shown is of a run before."""
+    why = "the PSP stripe did not answer: connection refused by 127.0.0.1:27803, asked for the fifth time"
+    async with db.unit() as unit:
+        failed = await reconciliation.start(unit, PSP)
+        said = ReconciliationUnavailable(asset="XXX", run_id=failed.run_id, psp=PSP, reason=why)
+        await reconciliation.fail(unit, said)
+    async with showing(doors, "reconciliation", size=(80, 24)) as (app, _):
+        await sees(app, f"The last run of {PSP} failed: {why}", "3 open, longest first")
+        async with db.unit() as unit:
+            await reconciliation.start(unit, PSP)
+        await sees(app, "reading")
+        assert "The last run" not in await sees(app, "3 open, longest first")
 
 
 async def test_no_statement_is_said(doors: Doors, empty: None) -> None:

@@ -161,6 +161,38 @@ def test_a_migration_is_done_once(settings: Settings, empty: Make):
     assert shape(new) == shape(settings)
 
 
+@pytest.fixture
+def tenant(empty: Make) -> Iterator[tuple[Settings, Settings]]:
+    """An empty database, as its owner reaches it, and as somebody who may make tables in it and nothing else."""
+    whole = empty()
+    url = whole.require("database_url")
+    name = f"tenant_{url.partition('?')[0].rsplit('/', 1)[1]}"
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(f"create role {name}; grant create on schema public to {name}".encode())
+        yield whole, msgspec.structs.replace(whole, database_url=f"{url}&options=-crole%3D{name}")
+        connection.execute(f"reassign owned by {name} to current_user; drop owned by {name}; drop role {name}".encode())
+
+
+async def test_without_trigrams_everything_but_their_index_is_there(
+    settings: Settings, tenant: tuple[Settings, Settings]
+):
+    """Where the extension cannot be installed the schema is made without it, and a part of a name is found all the
+    same."""
+    from pasys.db import Database
+    from pasys.service import account
+
+    whole, confined = tenant
+    assert migration.upgrade(confined) == REVISIONS
+    missing = shape(settings)["indexes"] - shape(whole)["indexes"]
+    assert len(missing) == 1 and "account_name_part_idx" in missing.pop()
+    db = Database(whole)
+    async with db.unit() as unit:
+        await account.open(unit, name="alice.smith", asset="USD")
+        await account.open(unit, name="bob", asset="USD")
+        assert [row.name for row in await account.listing(unit, name_like="SMI")] == ["alice.smith"]
+    await db.close()
+
+
 def test_two_migrators_at_once_are_one(settings: Settings, empty: Make):
     """The later one waits, finds the work done, and ends well."""
     new = empty()

@@ -139,11 +139,16 @@ def show_(refund_id: RefundId, output: Output = TABLE) -> None:
     show(ask(detail), output)
 
 
-@app.command("list", examples="pasys refund list --status awaiting_approval\npasys refund list --transaction tx_06f2…")
+@app.command(
+    "list",
+    examples="pasys refund list --status awaiting_approval\npasys refund list --transaction tx_06f2…\n"
+    "pasys refund list --unknown",
+)
 def list_(
     status: Annotated[str | None, typer.Option("--status", help="Only this status.")] = None,
     transaction: Annotated[str | None, typer.Option("--transaction", metavar="TX", help="Only of this one.")] = None,
     automatic: Annotated[bool, typer.Option("--automatic", help="Only those that a rule started.")] = False,
+    unknown: Annotated[bool, typer.Option("--unknown", help="Only those whose outcome is unknown.")] = False,
     after: Annotated[str | None, typer.Option("--after", metavar="REFUND", help="Older than this id.")] = None,
     limit: Limit = 50,
     output: Output = TABLE,
@@ -157,6 +162,7 @@ def list_(
             status=status,
             transaction=transaction,
             automatic=True if automatic else None,
+            unknown=unknown,
             after=after,
             limit=limit,
         )

@@ -29,6 +29,7 @@ from pasys.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from pasys.db import Unit
     from pasys.service.transaction_query import AttemptRow, HistoryRow, TransactionRow
 
 app = Noun("tx", "Transactions: payments, transfers, deposits, withdrawals.")
@@ -204,10 +205,11 @@ def list_(
     output: Output = TABLE,
 ) -> None:
     """List transactions, newest first."""
-    from pasys.service import transaction_query
+    from pasys.service import refund_query, transaction_query
 
-    rows = ask(
-        lambda unit: transaction_query.listing(
+    async def question(unit: Unit) -> tuple[list[TransactionRow], int]:
+        refunds = await refund_query.unknown_count(unit) if unknown else 0
+        rows = await transaction_query.listing(
             unit,
             status=status,
             kind=kind,
@@ -222,8 +224,13 @@ def list_(
             after=after,
             limit=limit,
         )
-    )
+        return rows, refunds
+
+    rows, refunds = ask(question)
     show(rows, output, name="transactions", columns=COLUMNS)
+    if refunds:
+        told = "1 refund's outcome is" if refunds == 1 else f"{refunds} refunds' outcomes are"
+        say(f"{told} unknown, too: `pasys refund list --unknown`")
 
 
 def _moment(text: str | None, field: str) -> datetime | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import CheckConstraint, DateTime, MetaData, Text, text
+from sqlalchemy import DDL, CheckConstraint, DateTime, MetaData, Text, event, text
 
 metadata = MetaData(
     naming_convention={
@@ -13,6 +13,8 @@ metadata = MetaData(
         "ix": "%(table_name)s_%(column_0_N_name)s_idx",
     }
 )
+
+event.listen(metadata, "before_create", DDL("create extension if not exists pg_trgm"))
 
 Id = Text(collation="C")
 Time = DateTime(timezone=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 
 from pasys.db import Unit, queries
 from pasys.domain.refund import Status
@@ -17,6 +17,7 @@ from pasys.service.transaction_query import HistoryRow
 
 SQL = queries("refund")
 LISTING_MAX = 10_000
+_UNKNOWN = (table.c.status == Status.SENT, table.c.outcome == "unknown")  # of what was sent, which an index knows
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +53,14 @@ async def listing(
     status: str | None = None,
     transaction: str | None = None,
     automatic: bool | None = None,
+    unknown: bool = False,
     after: str | None = None,
     limit: int = 50,
 ) -> list[RefundRow]:
-    """Refunds, newest first; `after` is the last id of the page before. Raises InvalidInput for an unknown status."""
+    """Refunds, newest first; `after` is the last id of the page before, `unknown` leaves those that a PSP has not told.
+
+    Raises InvalidInput for a status that is none.
+    """
     if not 1 <= limit <= LISTING_MAX:
         raise InvalidInput(field="limit", reason=f"it is 1 to {LISTING_MAX}")
     chosen = select(table).order_by(table.c.id.desc()).limit(limit)
@@ -67,6 +72,8 @@ async def listing(
         chosen = chosen.where(table.c.transaction_id == transaction)
     if automatic is not None:
         chosen = chosen.where(table.c.automatic == automatic)
+    if unknown:
+        chosen = chosen.where(*_UNKNOWN)
     if after is not None:
         chosen = chosen.where(table.c.id < after)
     return [_row(row) for row in await unit.execute(chosen)]
@@ -78,6 +85,13 @@ async def waiting(unit: Unit, *, limit: int = 50) -> list[RefundRow]:
         raise InvalidInput(field="limit", reason=f"it is 1 to {LISTING_MAX}")
     chosen = select(table).where(table.c.status == Status.AWAITING_APPROVAL).order_by(table.c.id).limit(limit)
     return [_row(row) for row in await unit.execute(chosen)]
+
+
+async def unknown_count(unit: Unit) -> int:
+    """How many have an outcome that the PSP has not told."""
+    row = await unit.one(select(func.count().label("count")).select_from(table).where(*_UNKNOWN))
+    assert row is not None
+    return row["count"]
 
 
 async def history(unit: Unit, refund_id: str) -> list[HistoryRow]:

@@ -30,7 +30,7 @@ class AccountScreen(Windowed):
     """The chart of accounts. Enter goes to an account, `j` to the journal of its asset, `v` proves the books."""
 
     TITLE = "Accounts"
-    COLUMNS = ("name", "asset", "status", "available", "posted", "pending", "type", "id")
+    COLUMNS = ("name", "asset", "available", "posted", "pending", "type", "id")
     HINT = "type:customer status:frozen asset:USD alice"
     NOTHING = NOTHING
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -54,9 +54,9 @@ class AccountScreen(Windowed):
 
     def cells(self, row: AccountRow) -> list[Text | str]:
         held = row.balance
-        status = row.status if row.status == "active" else f"{row.status} !"
+        kind = row.type if row.status == "active" else f"{row.type}, {row.status} !"
         amounts = [_right(digits(amount)) for amount in (held.available, held.posted, held.pending)]
-        return [Text(row.name), row.asset, status, *amounts, row.type, row.id]
+        return [Text(row.name), row.asset, *amounts, kind, row.id]
 
     def action_journal(self) -> None:
         row = self.chosen()

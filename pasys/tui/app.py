@@ -65,6 +65,7 @@ class Dash(App[None]):
     """pasys dash. Numbers go to screens; `a` arms, and without it no key changes anything; `t` is for dark or light."""
 
     TITLE = "pasys"
+    CSS = "Input > .input--placeholder { color: $text-muted; }"  # it says what may be typed, and is meant to be read
     MODES: ClassVar[Any] = {name: partial(load, name) for name in SCREENS_BY_NAME}
     BINDINGS: ClassVar[list[BindingType]] = [
         *(Binding(key, f"switch_mode('{name}')", title, show=False) for key, name, title, _ in SCREENS if key),

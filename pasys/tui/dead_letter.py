@@ -29,7 +29,6 @@ class DeadLetterScreen(Windowed):
     BINDINGS: ClassVar[list[BindingType]] = [
         ("s", "send_again", "Send again"),
         ("e", "app.switch_mode('events')", "Events"),
-        ("d", "app.switch_mode('dead-letters')", "Dead letters"),
         ("l", "app.switch_mode('logs')", "Logs"),
         ("escape", "rows", "List"),
     ]

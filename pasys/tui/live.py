@@ -91,6 +91,10 @@ class Live(Screen[None]):
         title.set_class(armed is not None, "armed")
         self.say(None)
 
+    def ink(self, about: str) -> str:
+        """The colour of letters about a warning, or an error, as this theme's ground lets them be read."""
+        return self.app.theme_variables[f"text-{about}"]
+
     def say(self, sentence: str | None) -> None:
         """What came of the last key that was to change something."""
         self.query_one("#said", Said).say(sentence)

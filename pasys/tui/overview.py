@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -75,13 +76,14 @@ class OverviewScreen(Live):
 
     def draw(self, answer: Answer) -> None:
         self.query_one("#pace", Static).update(pace(answer.now))
-        self.query_one("#waiting", Static).update(waiting(answer))
+        self.query_one("#waiting", Static).update(waiting(answer, self.ink("warning")))
         self.query_one("#hour-says", Static).update(hour_line(self._hour))
         self.query_one(Sparkline).data = [float(count) for count in self._hour]
         books = self.query_one("#books", Static)
         books.update(books_line(answer.now))
         books.set_class(bool(answer.now.off), "wrong")
-        self.query_one("#services", Static).update(services_table(answer.services["services"]))
+        services = services_table(answer.services["services"], self.ink("error"))
+        self.query_one("#services", Static).update(services)
 
 
 def pace(now: Overview) -> Table:
@@ -90,13 +92,13 @@ def pace(now: Overview) -> Table:
     table.add_row("transactions", f"{now.rate:,.1f}/s")
     table.add_row("success", "none ended" if now.success is None else f"{now.success:.1%}")
     table.add_row("p95 to settle", "none settled" if now.p95_ms is None else f"{now.p95_ms:,.0f} ms")
-    table.add_row("in flight", "nothing" if not now.in_flight else "")
-    for row in now.in_flight:
-        table.add_row("", f"{row.amount} in {row.transactions:,}")
+    flying = [f"{row.amount} in {row.transactions:,}" for row in now.in_flight]
+    for says, row in itertools.zip_longest(("in flight",), flying or ["nothing"], fillvalue=""):
+        table.add_row(says, row)
     return table
 
 
-def waiting(answer: Answer) -> Table:
+def waiting(answer: Answer, ink: str) -> Table:
     """What a person has to decide; what is not nothing is marked, also where there is no colour."""
     counted = answer.now.waiting
     table = _pairs()
@@ -108,7 +110,7 @@ def waiting(answer: Answer) -> Table:
         ("dead letters", answer.dead_letters),
     ):
         shown = "?" if count is None else f"{count:,}"
-        table.add_row(says, Text(f"{shown} !", "bold yellow") if count else shown)
+        table.add_row(says, Text(f"{shown} !", f"bold {ink}") if count else shown)
     return table
 
 
@@ -123,16 +125,15 @@ def books_line(now: Overview) -> str:
     return f"Trial balance: debits equal credits in {now.assets} asset{'' if now.assets == 1 else 's'}"
 
 
-def services_table(rows: list[dict[str, Any]]) -> Table | Text:
-    """Every server and daemon; what does not run well is marked in words, not by colour alone."""
+def services_table(rows: list[dict[str, Any]], ink: str) -> Table | Text:
+    """Every server and daemon; what does not run well comes first, and is marked in words, not by colour alone."""
     if not rows:
         return Text("Nothing runs here. Start it: pasys up -d")
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", expand=False)
     for name in ("service", "state", "lag", "rate/s", "last error"):
         table.add_column(name, justify="right" if name in ("lag", "rate/s") else "left", no_wrap=True)
-    for row in rows:
-        well = row["state"] in WELL
-        state = Text(row["state"]) if well else Text(f"{row['state']} !", "bold red")
+    for row in sorted(rows, key=lambda row: row["state"] in WELL):
+        state = Text(row["state"]) if row["state"] in WELL else Text(f"{row['state']} !", f"bold {ink}")
         lag = "" if row["lag"] is None else f"{row['lag']:,}"
         rate = "" if row["rate"] is None else f"{row['rate']:,.0f}"
         table.add_row(row["name"], state, lag, rate, row["last_error"] or "")

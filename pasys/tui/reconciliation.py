@@ -23,7 +23,7 @@ from pasys.service import reconciliation
 from pasys.service.reconciliation import Ages, BreakRow, RunRow
 from pasys.tui import reconciliation_action
 from pasys.tui.action import sentence
-from pasys.tui.live import Live
+from pasys.tui.live import Live, Said
 from pasys.tui.rows import Rows, age, clock
 
 FIRST = ("amount", "fee", "status", "asset", "type")  # the rest are ids and times
@@ -58,7 +58,7 @@ class ReconciliationScreen(Live):
     DEFAULT_CSS = """
     ReconciliationScreen #top { height: auto; max-height: 9; }
     ReconciliationScreen #runs { width: 1fr; height: auto; min-height: 4; max-height: 5; overflow-x: hidden; }
-    ReconciliationScreen #ages { width: auto; height: auto; max-height: 9; padding-left: 2; }
+    ReconciliationScreen #ages { width: auto; height: auto; max-height: 9; padding-left: 1; }
     ReconciliationScreen #which { height: auto; color: $text-muted; }
     ReconciliationScreen #breaks { height: 1fr; min-height: 4; }
     ReconciliationScreen #sides { height: auto; max-height: 50%; border-top: solid $primary; }
@@ -73,12 +73,14 @@ class ReconciliationScreen(Live):
     def body(self) -> ComposeResult:
         with Horizontal(id="top"):
             yield Rows[RunRow](
-                ("read", "psp", "open", "matched", "status"),
+                (" read", "psp", "open", "matched", "status"),
                 key=lambda row: row.run_id,
                 cells=run_cells,
                 id="runs",
+                cell_padding=0,  # beside the ages 80 columns are few
             )
             yield Static("", id="ages", markup=False)
+        yield Said(id="failures", markup=False)
         yield Static("", id="which", markup=False)
         yield Rows[BreakRow](
             ("open for", "kind", "difference", "psp", "about"),
@@ -127,6 +129,7 @@ class ReconciliationScreen(Live):
         self.query_one("#top").display = bool(answer.runs or answer.ages)
         self.runs.show(answer.runs)
         self.query_one("#ages", Static).update(ages_table(answer.ages) if answer.ages else "")
+        self.query_one("#failures", Said).say(failures(answer.runs))
         self.query_one("#which", Static).update(which(answer, self._run))
         self.breaks.display = bool(answer.breaks)
         self.breaks.show(answer.breaks)
@@ -201,10 +204,15 @@ def which(answer: Answer, run: str | None) -> str:
     return NO_BREAKS if answer.runs else NO_RUNS.format(psp=usual_psp(answer.runs))
 
 
+def failures(runs: Sequence[RunRow]) -> str | None:
+    """Why a PSP's last run ended without an answer, in full: in the list there is no room for it."""
+    last = {row.psp: row for row in reversed(runs)}
+    return "\n".join(f"The last run of {row.psp} failed: {row.reason}" for row in last.values() if row.reason) or None
+
+
 def run_cells(row: RunRow) -> list[Any]:
-    status = row.status if row.reason is None else f"{row.status}: {row.reason}"
     matched = f"{row.matched:,} of {row.lines:,}"
-    return [clock(row.started_at)[:-3], row.psp, Text(f"{row.open_breaks:,}", justify="right"), matched, Text(status)]
+    return [f" {clock(row.started_at)[:-3]}", row.psp, f"{row.open_breaks:4,}", matched, row.status]
 
 
 def break_cells(row: BreakRow) -> list[Any]:
@@ -220,8 +228,8 @@ def break_cells(row: BreakRow) -> list[Any]:
 
 def ages_table(ages: Sequence[Ages]) -> Table:
     """Open breaks by kind and age."""
-    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
-    for name in ("open breaks", "< 1 h", "< 1 d", "older"):
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
+    for name in ("open breaks", "<1h", "<1d", "old"):
         table.add_column(name, justify="left" if name == "open breaks" else "right", no_wrap=True)
     for row in ages:
         counts = (f"{count:,}" if count else "·" for count in (row.hour, row.day, row.longer))

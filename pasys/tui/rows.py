@@ -23,8 +23,9 @@ class Rows(DataTable[Any], Generic[T]):
         key: Callable[[T], str],
         cells: Callable[[T], Sequence[Any]],
         id: str | None = None,
+        cell_padding: int = 1,
     ) -> None:
-        super().__init__(cursor_type="row", zebra_stripes=True, id=id)
+        super().__init__(cursor_type="row", zebra_stripes=True, cell_padding=cell_padding, id=id)
         self._names = columns
         self._key, self._cells_of = key, cells
         self._shown: list[T] = []
@@ -44,7 +45,7 @@ class Rows(DataTable[Any], Generic[T]):
         keys, drawn = [self._key(row) for row in rows], [self._cells_of(row) for row in rows]
         before, chosen, place = [self._key(row) for row in self._shown], self.chosen, self.cursor_row
         self._shown = list(rows)
-        if keys == before:
+        if keys == before and not self._outgrown(drawn):
             self._refresh_cells(drawn)
         else:
             self.clear()
@@ -56,6 +57,14 @@ class Rows(DataTable[Any], Generic[T]):
             self.move_cursor(row=max(place, 0), animate=False)
         self._drawn = drawn
 
+    def _outgrown(self, drawn: Sequence[Sequence[Any]]) -> bool:
+        """Whether a cell is wider than its column, as 10 min after 9 min."""
+        return any(
+            cell_len(str(cell)) > column.width
+            for cells in drawn
+            for cell, column in zip(cells, self.ordered_columns, strict=True)
+        )
+
     def _refresh_cells(self, drawn: Sequence[Sequence[Any]]) -> None:
         """The same rows: only what is new in them is drawn, so that nothing jumps."""
         for row, (now, was) in enumerate(zip(drawn, self._drawn, strict=True)):
@@ -65,10 +74,16 @@ class Rows(DataTable[Any], Generic[T]):
 
 
 def fit(table: DataTable[Any], rows: Sequence[Sequence[Any]]) -> None:
-    """Make columns as wide as what will stand in them: left to itself, a table paints once before it measures."""
+    """Make columns as wide as what will stand in them: left to itself, a table paints once before it measures.
+
+    Where cells are not padded, a space is between columns.
+    """
+    last = len(table.ordered_columns) - 1
     for place, column in enumerate(table.ordered_columns):
         column.auto_width = False
-        column.width = max(column.width, column.content_width, *(cell_len(str(row[place])) for row in rows), 0)
+        between = 1 if table.cell_padding == 0 and place < last else 0
+        needed = max(column.content_width, *(cell_len(str(row[place])) for row in rows), 0) + between
+        column.width = max(column.width, needed)
 
 
 def age(since: datetime, now: datetime) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pasys.bus import Bus
-from pasys.config import default_home
+from pasys.config import default_home, spoken
 from pasys.db import Database, Unit
 from pasys.errors import DatabaseUnavailable, OutcomeUnknown, PasysError, Unavailable
 from pasys.service import event
@@ -25,6 +25,7 @@ from pasys.tui.doors import Doors as Doors
 T = TypeVar("T")
 CONNECTIONS_MAX = 3
 ACT_TIMEOUT_S = 30.0
+NOT_NEEDED = ("PASYS_ACTOR", "PASYS_DASH")  # a command says who by itself, and has no colours
 
 
 class Source:
@@ -50,6 +51,10 @@ class Source:
         if settings.actor:
             before += ["--actor", settings.actor]
         return shlex.join([*before, *words])
+
+    def environment(self) -> list[str]:
+        """The variables that a shell needs for such a command, by name: what they say may be a password."""
+        return [variable for variable in spoken(os.environ) if variable not in NOT_NEEDED]
 
     async def ask(self, question: Callable[[Unit], Awaitable[T]]) -> T:
         """One question, in one unit."""
