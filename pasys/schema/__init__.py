@@ -14,7 +14,6 @@ from pasys.schema.base import Time as Time
 from pasys.schema.base import NOW as NOW
 from pasys.schema.ledger import asset as asset
 from pasys.schema.ledger import account as account
-from pasys.schema.ledger import account_now as account_now
 from pasys.schema.ledger import transfer as transfer
 from pasys.schema.ledger import transfer_key as transfer_key
 from pasys.schema.ledger import hold as hold

@@ -10,7 +10,6 @@ from sqlalchemy import (
     Index,
     Integer,
     LargeBinary,
-    MetaData,
     SmallInteger,
     Table,
     Text,
@@ -78,9 +77,6 @@ account = Table(
     CheckConstraint("flags & 2 = 0 or credits_posted + credits_pending <= debits_posted", name="credit_limit"),
     postgresql_with={"fillfactor": "50"},
 )
-
-# A view: the rows above lag behind the journal while somebody posts in bulk, and these do not.
-account_now = Table("account_now", MetaData(), *(Column(column.name, column.type) for column in account.columns))
 
 # The journal. One immutable row names both sides; refused transfers are recorded with the rule that refused them.
 transfer = Table(

@@ -21,7 +21,6 @@ from pasys.errors import AccountExists, AccountNotEmpty, AccountNotFound, Invali
 from pasys.events import AccountChanged, AccountOpened
 from pasys.money import Money, asset_of
 from pasys.schema import account as stored
-from pasys.schema import account_now as table
 from pasys.schema import asset as asset_table
 from pasys.service.ledger import ensure_asset, project
 
@@ -70,7 +69,7 @@ async def open(
     given = dict(metadata) if metadata else None
     await ensure_asset(unit, asset)
     await _insert(unit, [(name, type, flags)], asset, given)
-    found = _row(await _get(unit, select(table).where(table.c.name == name, table.c.asset == asset)))
+    found = _row(await _get(unit, _state_of(stored.c.name == name, stored.c.asset == asset)))
     if (found.type, _flags(found), found.metadata) != (type, flags, given):
         raise AccountExists(name=name, asset=asset)
     return found
@@ -145,22 +144,22 @@ async def listing(
     """
     if not 1 <= limit <= LISTING_MAX:
         raise InvalidInput(field="limit", reason=f"1 to {LISTING_MAX}")
-    query = select(table).order_by(table.c.id).limit(limit)
+    query = select(stored.c.id).order_by(stored.c.id).limit(limit)
     if ids is not None:
-        query = query.where(table.c.id.in_([_number("ids", one) for one in ids]))
+        query = query.where(stored.c.id.in_([_number("ids", one) for one in ids]))
     if type is not None:
         rules.check_one_of("type", type, rules.TYPES)
-        query = query.where(table.c.type == type)
+        query = query.where(stored.c.type == type)
     if status is not None:
         rules.check_one_of("status", status, rules.STATUSES)
-        query = query.where(table.c.status == status)
+        query = query.where(stored.c.status == status)
     if asset is not None:
-        query = query.where(table.c.asset == asset_of(asset).code)
+        query = query.where(stored.c.asset == asset_of(asset).code)
     if name_like is not None:
         query = query.where(_contains(name_like))
     if after is not None:
-        query = query.where(table.c.id > _number("after", after))
-    return await _rows(unit, query)
+        query = query.where(stored.c.id > _number("after", after))
+    return await _rows(unit, _state(query))
 
 
 async def freeze(unit: Unit, name_or_id: str, asset: str | None = None) -> AccountRow:
@@ -196,7 +195,7 @@ async def change_limits(
         "credits_must_not_exceed_debits": credits_must_not_exceed_debits,
     }
     debit, credit = (getattr(found, rule) if value is None else value for rule, value in wanted.items())
-    row = await _get(unit, select(table).where(table.c.id == found.number))
+    row = await _get(unit, _state_of(stored.c.id == found.number))
     if debit and row["debits_posted"] + row["debits_pending"] > row["credits_posted"]:
         raise LimitExceeded(account=found.name, rule="debits_must_not_exceed_credits")
     if credit and row["credits_posted"] + row["credits_pending"] > row["debits_posted"]:
@@ -213,7 +212,7 @@ async def _locked(unit: Unit, name_or_id: str, asset: str | None) -> AccountRow:
         update(asset_table).where(asset_table.c.code == found.asset).values(epoch=asset_table.c.epoch + 1)
     )
     await project(unit, found.asset)
-    return _row(await _get(unit, select(table).where(table.c.id == found.number)))
+    return _row(await _get(unit, _state_of(stored.c.id == found.number)))
 
 
 async def _move(unit: Unit, found: AccountRow, wanted: str) -> AccountRow:
@@ -231,7 +230,7 @@ async def _change(unit: Unit, found: AccountRow, **values: Any) -> AccountRow:
 
 async def _pending(unit: Unit, found: AccountRow) -> Money:
     """All that is held on either side: what is held for an account and against it does not cancel out."""
-    row = await _get(unit, select(table).where(table.c.id == found.number))
+    row = await _get(unit, _state_of(stored.c.id == found.number))
     return Money(row["debits_pending"] + row["credits_pending"], found.asset)
 
 
@@ -274,18 +273,28 @@ async def _rows(unit: Unit, query: Select[Any]) -> list[AccountRow]:
     return [_row(row) for row in await unit.execute(query)]
 
 
+def _state_of(*chosen: ColumnElement[bool]) -> Select[Any]:
+    return _state(select(stored.c.id).where(*chosen))
+
+
+def _state(numbers: Select[Any], *, by: str = "id") -> Select[Any]:
+    """The accounts of these numbers as they are: their rows may lag behind the journal, and what they lack is added."""
+    state = func.account_state(func.array(numbers.scalar_subquery())).table_valued(*stored.c, name="state")
+    return select(state).order_by(state.c[by])
+
+
 def _named(name_or_id: str) -> Select[Any]:
     number = ids.account_number(name_or_id)
-    chosen = table.c.name == name_or_id if number is None else table.c.id == number
-    return select(table).where(chosen).order_by(table.c.asset)
+    chosen = stored.c.name == name_or_id if number is None else stored.c.id == number
+    return _state(select(stored.c.id).where(chosen), by="asset")
 
 
 def _contains(part: str) -> ColumnElement[bool]:
     """Names with this part, whatever its case. The index knows it by three letters or digits in a row; a part without
     them would be held against the whole index, which takes longer than the names themselves."""
     if _TRIGRAM.search(part) is None:
-        return func.lower(table.c.name).contains(part.lower(), autoescape=True)
-    return table.c.name.icontains(part, autoescape=True)
+        return func.lower(stored.c.name).contains(part.lower(), autoescape=True)
+    return stored.c.name.icontains(part, autoescape=True)
 
 
 def _number(field: str, public_id: str) -> int:

@@ -84,7 +84,7 @@ select id, asset, debit, credit, amount, expires_at, reference from hold
 
 -- :accounts
 select id, name, asset, type, debits_pending, debits_posted, credits_pending, credits_posted, opened_at
-  from account_now where id = any (%(numbers)s)
+  from account_state(%(numbers)s)
 
 -- :assets
 select code from asset order by code
