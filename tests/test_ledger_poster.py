@@ -241,7 +241,8 @@ async def test_lagging_rows_are_caught_up_by_whoever_needs_them(db: Database, mo
             await poster.post(direct(alice, bob, 30))
         async with db.unit() as unit:
             assert await unit.value("select last_seq - projected_seq from asset where code = 'USD'") == 2
-            assert (await ledger.balances(unit, [alice]))[alice].posted.minor == 10
+            alone = [(await ledger.balances(unit, [one]))[one].posted.minor for one in (alice, bob)]
+            assert alone == [10, 190], "each for itself, without its counterparty"
             (answer,) = await ledger.post(unit, [direct(alice, bob, 11)], refuse=False)
             assert answer.result is Result.EXCEEDS_CREDITS
             assert (
