@@ -116,6 +116,7 @@ transfer_key = Table(
     Column("id", UUID, primary_key=True),
     Column("asset", Id, nullable=False),
     Column("seq", BigInteger, nullable=False),
+    postgresql_with={"autovacuum_vacuum_insert_threshold": "-1"},  # it is only ever added to, as is the journal
 )
 
 # A hold that is still open: its pending transfer has been neither posted, voided nor expired.
