@@ -2,9 +2,9 @@
 
 A worker publishes its own announcements from memory, right after the commit. What a command left in the outbox is swept
 under SKIP LOCKED, so that many relays share the work and no row waits behind a locked one. Whatever nobody waits for (a
-file's rows, a dead worker's words, a time without a bus) is a backlog: one relay at a time works it off, beside the
-rest and not before it, and makes way for whoever is still writing it. A row goes away only after the server's ack;
-published twice, the server drops it.
+file's rows, what a worker could not publish itself) is a backlog: one relay at a time works it off, beside the rest and
+not before it, and makes way for whoever is still writing it. A row goes away only after the server's ack; published
+twice, the server drops it.
 """
 
 from __future__ import annotations
