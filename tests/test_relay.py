@@ -154,6 +154,16 @@ async def test_what_is_wanted_at_once_does_not_stand_behind_a_backlog(settings, 
         await empty(db)
 
 
+async def test_one_relay_at_a_time_works_off_a_backlog(settings, db, bus):
+    """While one is at it, another leaves it alone; and it takes what the first has let go of."""
+    await announce(db, *(opened(f"row {number}") for number in range(COPY_FROM)))
+    worker = relay.Relay(db, bus)
+    async with db.unit() as unit:
+        await unit.rows("select pg_advisory_xact_lock(%(key)s)", key=relay.BACKLOG_LOCK)
+        assert await worker.work_off() == 0
+    assert await worker.work_off() == COPY_FROM
+
+
 async def test_a_backlog_makes_way_for_who_writes_in_bulk(settings, db, bus):
     """Whoever writes many rows says so until its commit, and between batches of a backlog the relay then pauses."""
     worker = relay.Relay(db, bus)
