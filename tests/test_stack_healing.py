@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import psycopg
@@ -47,13 +48,28 @@ def test_a_killed_supervisor_leaves_nothing_and_the_next_up_heals(home: Path) ->
     client.up(home)
     ask(home, "create table kept as select 1 as n")
     os.kill(supervisor_pid(home), signal.SIGKILL)
-    assert not client.status(home).running
     assert client.up(home).already_running is False
     assert ask(home, "select n from kept") == 1
     pids = {state.pid for state in states(home).values()}
     assert len([pid for pid in processes_of(home) if pid in pids]) == len(pids - {None})
     os.kill(supervisor_pid(home), signal.SIGKILL)
     until(lambda: not processes_of(home))
+
+
+def test_a_supervisor_that_says_nothing_is_waited_for_until_it_ends(home: Path) -> None:
+    """A killed process is there until the kernel has time for it. What it wrote down says that all is well."""
+    client.up(home)
+    last = supervisor_pid(home)
+    os.kill(last, signal.SIGSTOP)
+    with pytest.raises(errors.ServiceFailed, match=f"pid {last}"):
+        client.up(home, timeout_s=1)
+    with ThreadPoolExecutor() as pool:
+        coming = pool.submit(client.up, home)
+        assert not wait([coming], timeout=2).done
+        os.kill(last, signal.SIGKILL)
+        assert coming.result().already_running is False
+    assert client.status(home).healthy
+    assert supervisor_pid(home) != last
 
 
 def test_a_stale_pid_file_of_a_living_stranger_is_no_obstacle(home: Path) -> None:

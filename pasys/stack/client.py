@@ -45,14 +45,15 @@ def up(
     """
     place = Home(home.absolute())
     began = time.monotonic()
-    before = status(home)
+    deadline = began + timeout_s
     starting: subprocess.Popen[bytes] | None = None
-    if before.running:
+    already_running = _answers(place, deadline=deadline)
+    if already_running:
         control.ask(place.control, {"do": "up", "only": only}, timeout_s=timeout_s)
     else:
         starting = _start(place, only, on_parent_death=None)
-    services = _until_ready(place, starting, deadline=began + timeout_s, progress=progress)
-    return UpResult(before.running, time.monotonic() - began, services, read_json(place.endpoints))
+    services = _until_ready(place, starting, deadline=deadline, progress=progress)
+    return UpResult(already_running, time.monotonic() - began, services, read_json(place.endpoints))
 
 
 def run_foreground(
@@ -70,7 +71,7 @@ def run_foreground(
     """
     place = Home(home.absolute())
     began = time.monotonic()
-    if status(home).running:
+    if _answers(place, deadline=began + timeout_s):
         found = up(home, only=only, timeout_s=timeout_s, progress=progress)
         return ready(found) if ready else None
     starting = _start(place, only, on_parent_death=signal.SIGTERM)
@@ -110,19 +111,7 @@ def down(home: Path, *, destroy: bool = False, timeout_s: float = 30) -> bool:
 def status(home: Path) -> StackStatus:
     """What runs now, in a few milliseconds; a supervisor that died makes everything stopped."""
     place = Home(home.absolute())
-    answer = control.ask(place.control, {"do": "status"}, timeout_s=CONTROL_TIMEOUT_S)
-    if answer is not None:
-        return msgspec.convert(answer["state"], StackStatus)
-    try:
-        recorded = decode(place.state.read_bytes())
-    except OSError:
-        return StackStatus()
-    if recorded is None or recorded.supervisor is None:
-        return StackStatus()
-    if process.birth(recorded.supervisor.pid) == _birth(recorded):
-        return recorded
-    services = [_stopped(service) for service in recorded.services]
-    return StackStatus(False, None, services, recorded.trouble)
+    return _answered(place) or _recorded(place)
 
 
 def restart(home: Path, name: str, *, timeout_s: float = 60) -> list[ServiceState]:
@@ -156,6 +145,38 @@ def _ask(home: Path, request: dict[str, str], *, timeout_s: float) -> None:
     place = Home(home.absolute())
     if control.ask(place.control, request, timeout_s=timeout_s) is None:
         raise StackNotRunning(home=str(place.root))
+
+
+def _answered(place: Home) -> StackStatus | None:
+    answer = control.ask(place.control, {"do": "status"}, timeout_s=CONTROL_TIMEOUT_S)
+    return msgspec.convert(answer["state"], StackStatus) if answer is not None else None
+
+
+def _recorded(place: Home) -> StackStatus:
+    """What the supervisor wrote down last, as far as it can still be true."""
+    try:
+        recorded = decode(place.state.read_bytes())
+    except OSError:
+        return StackStatus()
+    if recorded is None or recorded.supervisor is None:
+        return StackStatus()
+    if process.birth(recorded.supervisor.pid) == _birth(recorded):
+        return recorded
+    services = [_stopped(service) for service in recorded.services]
+    return StackStatus(False, None, services, recorded.trouble)
+
+
+def _answers(place: Home, *, deadline: float) -> bool:
+    """Whether a supervisor runs. One that is there and says nothing may be about to end, as for a while after kill -9:
+    wait for its word or its end. Raises ServiceFailed where neither comes."""
+    while _answered(place) is None:
+        found = _recorded(place)
+        if not found.running or found.supervisor is None:
+            return False
+        if time.monotonic() > deadline:
+            raise ServiceFailed(service="supervisor", reason=f"it runs (pid {found.supervisor.pid}) but does not answer")
+        time.sleep(POLL_EVERY_S)
+    return True
 
 
 def _until_named_ready(home: Path, name: str, *, timeout_s: float) -> list[ServiceState]:
