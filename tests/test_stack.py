@@ -20,7 +20,7 @@ from pasys.stack.home import SOCKET_PATH_MAX, Home
 from pasys.stack.logs import logs
 from pasys.stack.servers import running_servers
 from tests import stack_kit
-from tests.stack_kit import SERVERS, STAY, STAY_ON_SERVERS, ask, pid_of, processes_of, states
+from tests.stack_kit import SERVERS, STAY, STAY_ON_SERVERS, ask, pid_of, processes_of, states, supervisor_pid
 
 home, programs = stack_kit.home, stack_kit.programs
 
@@ -171,6 +171,16 @@ def test_down_drains_daemons_before_servers_stop(home: Path, programs: Callable[
     assert not client.status(home).running
     client.down(home, destroy=True)
     assert not (home / "data").exists()
+
+
+def test_an_up_while_it_stops_waits_and_starts_it_anew(home: Path) -> None:
+    """Nobody has to know how long `down` takes."""
+    client.up(home)
+    last = supervisor_pid(home)
+    os.kill(last, signal.SIGTERM)
+    assert client.up(home).already_running is False
+    assert client.status(home).healthy
+    assert supervisor_pid(home) != last
 
 
 def test_one_service_is_stopped_started_and_restarted(home: Path, programs: Callable[..., None]) -> None:

@@ -167,14 +167,15 @@ def _recorded(place: Home) -> StackStatus:
 
 
 def _answers(place: Home, *, deadline: float) -> bool:
-    """Whether a supervisor runs. One that is there and says nothing may be about to end, as for a while after kill -9:
-    wait for its word or its end. Raises ServiceFailed where neither comes."""
-    while _answered(place) is None:
-        found = _recorded(place)
+    """Whether a supervisor runs that stays. One that stops is waited for, and so is one that is there and says nothing:
+    for a while after kill -9 a process is. Raises ServiceFailed where it does neither answer nor end."""
+    while (answered := _answered(place)) is None or answered.stopping:
+        found = answered or _recorded(place)
         if not found.running or found.supervisor is None:
             return False
         if time.monotonic() > deadline:
-            raise ServiceFailed(service="supervisor", reason=f"it runs (pid {found.supervisor.pid}) but does not answer")
+            does = "is still stopping" if answered else "does not answer"
+            raise ServiceFailed(service="supervisor", reason=f"the one that runs (pid {found.supervisor.pid}) {does}")
         time.sleep(POLL_EVERY_S)
     return True
 
@@ -218,6 +219,8 @@ def _until_ready(
         wanted = [state for state in found.services if state.state != "stopped"]
         if found.running and not found.trouble and wanted and all(state.healthy for state in wanted):
             return found.services
+        if starting is None and not found.running:
+            raise StackNotRunning(home=str(place.root))  # somebody stopped it meanwhile
         # One that lost the race for the home's lock ends too; then we wait for the winner.
         code = starting.poll() if starting else None
         if starting and code is not None and code != HomeInUse.exit_code and not found.running:

@@ -62,14 +62,15 @@ class Trouble:
 
 @dataclass(frozen=True, slots=True)
 class StackStatus:
-    """`running` says that a supervisor lives; `trouble` is what keeps the whole stack from working, if anything;
-    `warning` is what will, if nobody looks after it."""
+    """`running` says that a supervisor lives, `stopping` that it is on its way out; `trouble` is what keeps the whole
+    stack from working, if anything; `warning` is what will, if nobody looks after it."""
 
     running: bool = False
     supervisor: SupervisorState | None = None
     services: list[ServiceState] = field(default_factory=list)
     trouble: Trouble | None = None
     warning: Trouble | None = None
+    stopping: bool = False
 
     @property
     def healthy(self) -> bool:

@@ -66,7 +66,7 @@ class Supervisor:
         trouble = Trouble.of(self.trouble) if self.trouble else None
         warning = Trouble.of(self.warning) if self.warning else None
         services = [service.state for service in self.services.values()]
-        return StackStatus(True, self.self_state, services, trouble, warning)
+        return StackStatus(True, self.self_state, services, trouble, warning, stopping=self.over.is_set())
 
     def changed(self) -> None:
         """Publish the state once per turn of the loop."""
