@@ -184,6 +184,8 @@ class Columns:
 
     def repeats_itself(self) -> bool:
         """True where an id may stand twice. Found by folding each into 64 bits, so it may err on the safe side."""
+        if len(self) == 1:
+            return False
         halves = np.ascontiguousarray(self.id).view(np.uint64).reshape(-1, 2)
         folded = np.sort(halves[:, 0] ^ (halves[:, 1] * np.uint64(0x9E37_79B9_7F4A_7C15)))
         return bool((folded[1:] == folded[:-1]).any())

@@ -66,6 +66,8 @@ def _judge_alone(batch: Batch, accounts: Accounts, work: Work) -> None:
 
 def _judge_holds(batch: Batch, books: Books, work: Work) -> None:
     """Posts and voids. Those that meet their hold, or each other, inside the batch are left to the sequence."""
+    if batch.columns.kind is None:
+        return
     finishing = np.flatnonzero(~batch.starts_money & batch.new & (work.rule == 0)).tolist()
     if not finishing:
         return
@@ -167,8 +169,10 @@ def _walk(accounts: Accounts, work: Work, accepted: Int64s) -> tuple[Int64s, Cha
     at = at[order]
     pending, posted = work.pending_delta[accepted][order % k], work.posted_delta[accepted][order % k]
     is_debit = order < k
-    first = np.flatnonzero(np.r_[True, at[1:] != at[:-1]])
-    touched, steps = at[first], np.diff(np.r_[first, 2 * k])
+    begins = np.ones(2 * k, np.bool_)
+    np.not_equal(at[1:], at[:-1], out=begins[1:])
+    first = np.flatnonzero(begins)
+    touched, steps = at[first], np.append(first[1:], 2 * k) - first
     change = np.where(is_debit, -posted, posted)
     running = np.cumsum(change)
     before = accounts.credits_posted[touched] - accounts.debits_posted[touched] - (running[first] - change[first])
