@@ -116,7 +116,8 @@ transfer_key = Table(
     Column("id", UUID, primary_key=True),
     Column("asset", Id, nullable=False),
     Column("seq", BigInteger, nullable=False),
-    postgresql_with={"autovacuum_vacuum_insert_threshold": "-1"},  # it is only ever added to, as is the journal
+    # It is only ever added to, as is the journal: there is nothing to clean up, and little news for the planner.
+    postgresql_with={"autovacuum_vacuum_insert_threshold": "-1", "autovacuum_analyze_scale_factor": "1"},
 )
 
 # A hold that is still open: its pending transfer has been neither posted, voided nor expired.
