@@ -123,8 +123,11 @@ class Unit:
         return None if row is None else row[0]
 
     async def copy(self, table: str, count: int, **columns: Any) -> None:
-        """Write so many rows into a table at once: copy_into."""
-        await copy_into(self._driver, table, count, **columns)
+        """Write so many rows into a table at once, columns as bulk.Column; those that are not named have their
+        defaults."""
+        from pasys.bulk import copy_rows  # numpy: not for every command
+
+        await copy_into(self._driver, table, copy_rows(count, columns))
 
     def emit(self, *events: Event) -> None:
         """Announce facts, if and when this unit commits."""
@@ -176,11 +179,9 @@ class Unit:
             await self.copy("outbox", len(fresh), event_id=fresh, claimed_until=self.now)
 
 
-async def copy_into(driver: psycopg.AsyncConnection[Any], table: str, count: int, **columns: Any) -> None:
-    """Write so many rows into a table at once, columns as bulk.Column; those that are not named have their defaults."""
-    from pasys.bulk import copy_rows  # numpy: not for every command
-
-    names, data = copy_rows(count, columns)
+async def copy_into(driver: psycopg.AsyncConnection[Any], table: str, rows: tuple[list[str], bytes]) -> None:
+    """Write rows into a table at once, as bulk.copy_rows has laid them out: their columns, and the data."""
+    names, data = rows
     statement = f"copy {table} ({', '.join(names)}) from stdin (format binary)"
     async with driver.cursor() as cursor, cursor.copy(statement.encode()) as copy:
         await copy.write(data)

@@ -92,12 +92,12 @@ def _die() -> None:
 def _arm(patch: pytest.MonkeyPatch, orders: Orders) -> None:
     write, left = ledger_books.write, orders.nth
 
-    async def written(*args: Any) -> None:
+    async def written(*args: Any, **more: Any) -> None:
         nonlocal left
         left -= 1
         if not left and orders.point == "judged":
             _die()
-        await write(*args)
+        await write(*args, **more)
         if not left and orders.point == "written":
             _die()
 

@@ -40,8 +40,8 @@ def vain(monkeypatch: pytest.MonkeyPatch) -> list[Writing]:
     found: list[Writing] = []
     written = ledger_poster._Lane._written
 
-    async def seen(lane: Any, writing: Writing) -> bool:
-        landed = await written(lane, writing)
+    async def seen(lane: Any, writing: Writing, under_way: asyncio.Event) -> bool:
+        landed = await written(lane, writing, under_way)
         found.extend([] if landed else [writing])
         return landed
 

@@ -5,8 +5,9 @@ Both calls go to functions in the database (migrations/versions/0003_ledger_engi
 
 from __future__ import annotations
 
+import asyncio
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -17,6 +18,7 @@ import psycopg
 from psycopg.errors import UniqueViolation
 from psycopg.rows import namedtuple_row
 
+from pasys.bulk import copy_rows
 from pasys.db import copy_into, queries
 from pasys.domain import ledger_answer, ledger_chain
 from pasys.domain.ledger import Hold, Kind, Purpose, Recorded, Result, Transfer
@@ -66,7 +68,8 @@ class Answers:
 class Writing:
     """A judged batch on its way into the journal: rows as they are hashed, and where the books will stand behind them.
 
-    `advance` are the arguments that move the head and the account rows.
+    `advance` are the arguments that move the head and the account rows. Many rows of one shape are copied: `copies` has
+    them as they are sent, by table.
     """
 
     columns: Columns
@@ -74,13 +77,7 @@ class Writing:
     seals: Int64s
     advance: tuple[Any, ...]
     head: Head
-
-    @property
-    def plain(self) -> bool:
-        """True where every row has the same shape: direct transfers that name nothing else."""
-        columns = self.columns
-        named = (columns.kind, columns.pending_id, columns.corrects, columns.expires_at, columns.reference)
-        return all(column is None for column in named)
+    copies: Mapping[str, tuple[list[str], bytes]]
 
 
 async def load(driver: Driver, columns: Columns, *, lock: bool, now: datetime) -> tuple[Head, Books] | None:
@@ -198,7 +195,20 @@ def prepare(
     projected_seq = last_seq if projected_seq is None else projected_seq
     before = (columns.asset, head.last_seq, head.epoch, head.projected_seq)
     advance = (*before, last_hash, moment(recorded_at), projected_seq, *_counters(accounts))
-    return Writing(columns, rows, seals, advance, Head(last_seq, head.epoch, projected_seq, last_hash, recorded_at))
+    head = Head(last_seq, head.epoch, projected_seq, last_hash, recorded_at)
+    return Writing(columns, rows, seals, advance, head, _copies(columns, rows, seals))
+
+
+def _copies(columns: Columns, rows: ledger_chain.Rows, seals: Int64s) -> dict[str, tuple[list[str], bytes]]:
+    """Direct transfers that name nothing else, as COPY takes them; none where there are few, or others."""
+    named = (columns.kind, columns.pending_id, columns.corrects, columns.expires_at, columns.reference)
+    if len(rows) < COPY_FROM or any(column is not None for column in named):
+        return {}
+    fields = {name: rows[name] for name in _COPIED}
+    return {
+        "transfer_key": copy_rows(len(rows), {"id": columns.id, "asset": columns.asset, "seq": rows["seq"]}),
+        "transfer": copy_rows(len(rows), {"asset": columns.asset, **fields, "seal": seals}),
+    }
 
 
 def _counters(to: Changes | None) -> tuple[Any, ...]:
@@ -208,14 +218,19 @@ def _counters(to: Changes | None) -> tuple[Any, ...]:
     return tuple(wire.int8s(column) for column in columns)
 
 
-async def write(driver: Driver, writing: Writing) -> None:
+async def write(driver: Driver, writing: Writing, *, under_way: Callable[[], None] = lambda: None) -> None:
     """Write what was prepared. Raises SerializationFailure where the books have moved on, UniqueViolation for an id
-    that somebody else has recorded in another asset."""
-    if len(writing.rows) >= COPY_FROM and writing.plain:
+    that somebody else has recorded in another asset.
+
+    `under_way` is called when the database is at work for a while and needs nothing from us.
+    """
+    if writing.copies:
         async with driver.transaction():
-            await _copy(driver, writing)
+            await _copy(driver, writing, under_way)
     else:
-        await call(driver, "apply", (*writing.advance, *_arrays(writing)))
+        values = (*writing.advance, *_arrays(writing))
+        asyncio.get_running_loop().call_soon(under_way)  # which is when the call below has been sent
+        await call(driver, "apply", values)
 
 
 def conflict(error: UniqueViolation) -> TransferConflict:
@@ -250,13 +265,12 @@ def _arrays(writing: Writing) -> tuple[Any, ...]:
     )
 
 
-async def _copy(driver: Driver, writing: Writing) -> None:
+async def _copy(driver: Driver, writing: Writing, under_way: Callable[[], None]) -> None:
     asset, last_seq, epoch, projected_seq, *rest = writing.advance
-    rows, count = writing.rows, len(writing.rows)
-    await call(driver, "advance", (asset, last_seq, epoch, projected_seq, count, *rest))
-    await copy_into(driver, "transfer_key", count, id=writing.columns.id, asset=asset, seq=rows["seq"])
-    fields = {name: rows[name] for name in _COPIED}
-    await copy_into(driver, "transfer", count, asset=asset, **fields, seal=writing.seals)
+    asyncio.get_running_loop().call_soon(under_way)
+    await call(driver, "advance", (asset, last_seq, epoch, projected_seq, len(writing.rows), *rest))
+    for table, rows in writing.copies.items():
+        await copy_into(driver, table, rows)
 
 
 async def call(driver: Driver, name: str, values: Sequence[Any]) -> Any:

@@ -40,6 +40,7 @@ LAG_FROM = 64  # a smaller batch brings the account rows up to date; it has noth
 LAG_MAX = 524_288  # transfers in which all account rows are written once; they lag by twice as many at most
 LAG_S = 10  # or seconds, whichever comes first
 REST_SHARE = Fraction(1, 100)  # of a sweep, when nobody has come
+BREATH_S = timedelta(milliseconds=1).total_seconds()  # in a large batch: the one before is sent in steps, between ours
 IDLE_S = timedelta(milliseconds=50).total_seconds()  # nobody has come for so long: the rows are brought up to date
 RACES_MAX = 8  # times that an id may be recorded in another asset just now
 WARY = 8  # batches for which the books are locked after somebody else has posted
@@ -236,7 +237,9 @@ class _Lane:
         elif judged[1] is None:
             group.settle(judged[0])
         else:
-            self._flight = asyncio.create_task(self._fly(group, judged[0], judged[1]))
+            under_way = asyncio.Event()
+            self._flight = asyncio.create_task(self._fly(group, judged[0], judged[1], under_way))
+            await under_way.wait()  # the next group is judged while the database works, and not before it begins
 
     async def _rest(self) -> None:
         """Nobody waits: let the last flight land, and bring the account rows up to date."""
@@ -255,23 +258,25 @@ class _Lane:
         flight, self._flight = self._flight, None
         return await flight
 
-    async def _fly(self, group: _Group, verdict: Verdict, writing: Writing) -> bool:
+    async def _fly(self, group: _Group, verdict: Verdict, writing: Writing, under_way: asyncio.Event) -> bool:
         """Write what was judged by memory; where that was not true any more, lock and read. True for the former."""
         try:
             with database_errors(self._settings):
-                if await self._written(writing):
+                if await self._written(writing, under_way):
                     group.settle(verdict)
                     return True
                 self._forget(wary=True)
                 await self._post_locked(group)
         except Exception as error:
             await self._fail(group.asks, error)
+        finally:
+            under_way.set()
         return False
 
-    async def _written(self, writing: Writing) -> bool:
+    async def _written(self, writing: Writing, under_way: asyncio.Event) -> bool:
         """False where somebody else has posted meanwhile, or an id was posted before."""
         try:
-            await books.write(await self._connection("writer"), writing)
+            await books.write(await self._connection("writer"), writing, under_way=under_way.set)
         except (pg_errors.SerializationFailure, pg_errors.UniqueViolation):
             return False
         return True
@@ -296,6 +301,8 @@ class _Lane:
         verdict = judge(columns, seen)
         if not verdict.recorded.any():
             return verdict, None
+        if len(columns) >= books.COPY_FROM:
+            await asyncio.sleep(BREATH_S)
         return verdict, self._seal(cache, columns, verdict, seen, now)
 
     def _seal(self, cache: Cache, columns: Columns, verdict: Verdict, seen: Books, now: datetime) -> Writing:
