@@ -6,6 +6,7 @@ It keeps one set of counters for each account and the open holds in memory, and 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -50,8 +51,7 @@ class Piece:
         return b"".join(parts)
 
 
-@dataclass(frozen=True, slots=True)
-class Open:
+class Open(NamedTuple):
     """A hold that is open. `expires_at` is in microseconds since 2000."""
 
     debit: int
@@ -178,21 +178,23 @@ class Audit:
     def _read_holds(self, piece: Piece, seq: Int64s, amounts: Int64s) -> Int64s:
         """What each row does to the pending sums; holds are begun and finished on the way."""
         pending = np.zeros(len(seq), np.int64)
-        rows = piece.rows
-        for i in np.flatnonzero((rows["kind"] != Kind.DIRECT) & (rows["result"] == 0)).tolist():
-            sides, amount = (int(rows["debit"][i]), int(rows["credit"][i])), int(amounts[i])
-            if rows["kind"][i] == Kind.PENDING:
-                self.open[rows["id"][i].tobytes()] = Open(*sides, amount, int(rows["expires_at"][i]))
-                pending[i] = amount
+        where = np.flatnonzero((piece.rows["kind"] != Kind.DIRECT) & (piece.rows["result"] == 0))
+        rows, begins, changes = piece.rows[where], int(Kind.PENDING), amounts[where].tolist()
+        columns = [rows[name].tolist() for name in ("kind", "id", "pending_id", "debit", "credit", "expires_at")]
+        for i, kind, id, hold_id, debit, credit, expires_at in zip(range(len(rows)), *columns, strict=True):
+            amount = changes[i]
+            if kind == begins:
+                self.open[id] = Open(debit, credit, amount, expires_at)
                 continue
-            hold_id = rows["pending_id"][i].tobytes()
             hold = self.open.pop(hold_id, None)
             if hold is None:
-                self.found("hold", f"hold {hold_id.hex()} was not open", seq=int(seq[i]))
+                changes[i] = 0
+                self.found("hold", f"hold {hold_id.hex()} was not open", seq=int(seq[where[i]]))
                 continue
-            pending[i] = -hold.amount_minor
-            if (hold.debit, hold.credit) != sides or amount > hold.amount_minor:
-                self.found("hold", f"the row does not fit hold {hold_id.hex()}", seq=int(seq[i]))
+            changes[i] = -hold.amount_minor
+            if hold.debit != debit or hold.credit != credit or amount > hold.amount_minor:
+                self.found("hold", f"the row does not fit hold {hold_id.hex()}", seq=int(seq[where[i]]))
+        pending[where] = changes
         return pending
 
     def _read_running(self, piece: Piece, rows: Int64s, debit: Int64s, credit: Int64s, posted: Int64s) -> None:
