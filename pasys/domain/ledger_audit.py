@@ -88,7 +88,7 @@ class Audit:
         self.asset, self.accounts = asset, accounts
         self.findings: list[Finding] = []
         self.last_seq, self.last_hash, self.recorded_at = start.seq, start.hash, start.recorded_at
-        self.open = dict(start.holds)
+        self.open: dict[bytes, tuple[int, int, int, int]] = dict(start.holds)  # as Open says, at half of its cost
         self.chained = True  # until the first seal that is wrong: behind it, all are
         n = len(accounts)
         at, known = accounts.position(start.numbers)
@@ -108,9 +108,8 @@ class Audit:
         """Where the audit stands: a later one may begin here."""
         moved = self.version > 0
         sums = np.stack([self.version[moved], *self.debits[:, moved], *self.credits[:, moved]])
-        return State(
-            self.last_seq, self.last_hash, self.recorded_at, self.accounts.number[moved], sums, dict(self.open)
-        )
+        holds = {id: Open(*hold) for id, hold in self.open.items()}
+        return State(self.last_seq, self.last_hash, self.recorded_at, self.accounts.number[moved], sums, holds)
 
     def found(self, what: str, detail: str, *, seq: int | None = None, number: int | None = None) -> None:
         if len(self.findings) < FINDINGS_MAX:
@@ -179,21 +178,23 @@ class Audit:
         """What each row does to the pending sums; holds are begun and finished on the way."""
         pending = np.zeros(len(seq), np.int64)
         where = np.flatnonzero((piece.rows["kind"] != Kind.DIRECT) & (piece.rows["result"] == 0))
-        rows, begins, changes = piece.rows[where], int(Kind.PENDING), amounts[where].tolist()
-        columns = [rows[name].tolist() for name in ("kind", "id", "pending_id", "debit", "credit", "expires_at")]
-        for i, kind, id, hold_id, debit, credit, expires_at in zip(range(len(rows)), *columns, strict=True):
-            amount = changes[i]
-            if kind == begins:
-                self.open[id] = Open(debit, credit, amount, expires_at)
+        rows, changes = piece.rows[where], amounts[where].tolist()
+        begins = rows["kind"] == Kind.PENDING
+        ids = np.where(begins, rows["id"], rows["pending_id"]).tolist()
+        debits, credits, deadlines = (rows[name].tolist() for name in ("debit", "credit", "expires_at"))
+        terms = zip(debits, credits, changes[:], deadlines, strict=True)
+        for i, (begun, id, said) in enumerate(zip(begins.tolist(), ids, terms, strict=True)):
+            if begun:
+                self.open[id] = said
                 continue
-            hold = self.open.pop(hold_id, None)
+            hold = self.open.pop(id, None)
             if hold is None:
                 changes[i] = 0
-                self.found("hold", f"hold {hold_id.hex()} was not open", seq=int(seq[where[i]]))
+                self.found("hold", f"hold {id.hex()} was not open", seq=int(seq[where[i]]))
                 continue
-            changes[i] = -hold.amount_minor
-            if hold.debit != debit or hold.credit != credit or amount > hold.amount_minor:
-                self.found("hold", f"the row does not fit hold {hold_id.hex()}", seq=int(seq[where[i]]))
+            changes[i] = -hold[2]
+            if hold[0] != said[0] or hold[1] != said[1] or said[2] > hold[2]:
+                self.found("hold", f"the row does not fit hold {id.hex()}", seq=int(seq[where[i]]))
         pending[where] = changes
         return pending
 
@@ -253,8 +254,9 @@ class Audit:
             self.found("limit", detail, number=int(self.accounts.number[i]))
 
 
-def _hold(hold: Open | None) -> str:
+def _hold(hold: tuple[int, int, int, int] | None) -> str:
     if hold is None:
         return "not open"
-    sides = f"from {account_id(hold.debit)} to {account_id(hold.credit)}"
-    return f"open with {hold.amount_minor} {sides} until {moment(hold.expires_at) or 'ever'}"
+    debit, credit, amount_minor, expires_at = hold
+    sides = f"from {account_id(debit)} to {account_id(credit)}"
+    return f"open with {amount_minor} {sides} until {moment(expires_at) or 'ever'}"

@@ -128,12 +128,17 @@ select array_send(array_agg(seq)) as seq, array_send(array_agg(id)) as id,
          order by seq limit %(limit)s) piece
 
 -- :audit_keys
--- Rows of a range whose id does not stand for them. All of them are asked for: the planner, which expects many, would
--- look the first hundred up one by one, and there are none.
-with wrong as materialized (
-    select t.seq from transfer t left join transfer_key k on k.id = t.id and k.asset = t.asset and k.seq = t.seq
-     where t.asset = %(asset)s and t.seq > %(after_seq)s and t.seq <= %(last_seq)s and k.id is null)
-select seq from wrong order by seq limit 100
+-- Rows of a range whose id does not stand for them.
+select t.seq from transfer t left join transfer_key k on k.id = t.id and k.asset = t.asset and k.seq = t.seq
+ where t.asset = %(asset)s and t.seq > %(after_seq)s and t.seq <= %(last_seq)s and k.id is null
+ order by t.seq limit 100
+
+-- :audit_keys_wrong
+-- How many these are. The planner, which expects many, would look them up one by one; to count them it reads both tables.
+select count(*) from transfer t
+  left join (select * from transfer_key where asset = %(asset)s and seq > %(after_seq)s and seq <= %(last_seq)s) k
+    on k.id = t.id and k.seq = t.seq
+ where t.asset = %(asset)s and t.seq > %(after_seq)s and t.seq <= %(last_seq)s and k.id is null
 
 -- :audit_key_count
 select count(*) from transfer_key where asset = %(asset)s and seq <= %(last_seq)s
