@@ -111,7 +111,8 @@ def _header(read: Read) -> Header:
         bytes.fromhex(header.public_key)
         for checkpoint in (header.before, header.after):
             if checkpoint is not None:
-                bytes.fromhex(checkpoint.signature), bytes.fromhex(checkpoint.hash)
+                bytes.fromhex(checkpoint.signature)
+                bytes.fromhex(checkpoint.hash)
     except (msgspec.MsgspecError, ValueError) as error:
         raise ValueError(f"its header is broken: {error}") from None
     return header
