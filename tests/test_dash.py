@@ -173,9 +173,7 @@ async def test_a_transaction_tells_its_story(doors: Doors, known: dict[str, str]
         await pilot.press("slash", *"status:succeeded kind:payment", "enter")
         await sees(app, "1 shown")
         await pilot.press("enter")
-        await sees(
-            app, "payment of 20.00 USD: succeeded", "history", "pending", "transfer", f"pasys trace {known['won']}"
-        )
+        await sees(app, "payment of 20.00 USD: succeeded", "history", "pending", "transfer", f" trace {known['won']}")
         assert isinstance(app.screen, TransactionDetail)
         await pilot.press("escape")
         await sees(app, "1 shown")

@@ -204,7 +204,7 @@ async def test_an_account_tells_its_past(db: Database, doors: Doors, moments: li
         await pilot.press("slash", *"alice asset:USD", "enter")
         await sees(app, "1 shown")
         await pilot.press("enter")
-        text = await sees(app, "available 500.00 USD", "+500.00", "-20.00", "pasys account statement alice --asset USD")
+        text = await sees(app, "available 500.00 USD", "+500.00", "-20.00", " account statement alice --asset USD")
         assert isinstance(app.screen, AccountDetail) and "500.00 to 520.00 USD" in text
         assert app.screen.query_one(Sparkline).data
         await pilot.press("slash", *"2h", "enter")
@@ -240,7 +240,7 @@ async def test_the_journal_by_seq(db: Database, doors: Doors, rich: None) -> Non
         paid = app.screen.query_one(DataTable)
         assert paid.row_count == 2 and isinstance(app.screen, JournalScreen)
         await pilot.press("enter")
-        await sees(app, "pasys trace tx_")
+        await sees(app, " trace tx_")
         assert isinstance(app.screen, TransactionDetail)
         await pilot.press("escape", "slash", *" XXX", "enter")
         await sees(app, "XXX")
@@ -253,7 +253,7 @@ async def test_the_books_are_proved(doors: Doors, rich: None) -> None:
         await pilot.press("v")
         await sees(app, "The books hold", "transfers of")
         await pilot.press("f")
-        await sees(app, "pasys ledger verify --full", "The books hold")
+        await sees(app, "The same in a shell: pasys --home", " ledger verify --full", "The books hold")
 
 
 async def test_books_that_do_not_hold_are_named(db: Database, doors: Doors, rich: None) -> None:

@@ -236,7 +236,7 @@ async def test_the_detail_has_the_same_keys(doors: Doors, db: Database, known: d
         await pilot.press("a")
         await go_to(app, pilot, known, "open")
         await pilot.press("enter")
-        await sees(app, f"pasys trace {known['open']}")
+        await sees(app, f" trace {known['open']}")
         await opened(app, pilot, "c")
         await pilot.press("enter")
         await sees(app, "Done.")

@@ -196,7 +196,7 @@ async def test_a_paused_event_opens_in_full(bus: Bus, doors: Doors) -> None:
         await pilot.press("space")
         await sees(app, "PAUSED: 2 kept")
         await pilot.press("up", "enter")
-        await sees(app, '"name": "one"', "story of", "pasys trace acc_one")
+        await sees(app, '"name": "one"', "story of", " trace acc_one")
         await pilot.press("escape")
         await sees(app, "PAUSED: 2 kept")
         await pilot.press("space")
@@ -274,7 +274,7 @@ async def test_dead_letters_tell_why(bus: Bus, doors: Doors) -> None:
     async with showing(doors, "dead-letters") as (app, pilot):
         await sees(app, "2 shown", "ledger.open", "upside down", "no such asset")
         await pilot.press("enter")
-        await sees(app, '"name": "first"', "line 2", "pasys events replay 1")
+        await sees(app, '"name": "first"', "line 2", " events replay 1")
         await pilot.press("escape", "slash", *"no such", "enter")
         assert "upside down" not in await sees(app, "1 shown", "no such asset")
 

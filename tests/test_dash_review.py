@@ -108,7 +108,7 @@ async def test_the_reasons_follow_the_cursor(doors: Doors, waiting: dict[str, st
         await pilot.press("down", "down")
         await sees(app, f"{waiting['review']}: payment of 6,000.00 USD", "amount (+0.60): above 5,000.00 USD")
         await pilot.press("enter")
-        await sees(app, f"pasys trace {waiting['review']}")
+        await sees(app, f" trace {waiting['review']}")
         await pilot.press("escape")
         await sees(app, f"{waiting['review']}: payment of")
 

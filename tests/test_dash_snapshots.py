@@ -106,7 +106,8 @@ async def world(
     (home / "logs").mkdir()
     for name, text in LOGS.items():
         (home / "logs" / f"{name}.log").write_text(text)
-    with spaces() as found:
+    with spaces() as found, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pasys.tui.source.default_home", lambda: home)  # so that commands do not name it
         settings = msgspec.structs.replace(found, home=str(home))
         database = Database(settings)
         known = await populate(database, clock)

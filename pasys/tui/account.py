@@ -120,11 +120,16 @@ class AccountDetail(Windowed):
 
     def draw(self, answer: Any) -> None:
         self._asset = answer.row.asset
-        self.query_one("#facts", Static).update(facts(answer.row, self._at, answer.then))
+        self.query_one("#facts", Static).update(self._facts(answer))
         plotted = answer.lines[:WINDOW]
         self.query_one("#plot-says", Static).update(plot_says(plotted))
         self.query_one(Sparkline).data = [float(level) for level in levels(plotted, POINTS)]
         super().draw(answer.lines)
+
+    def _facts(self, answer: Answer) -> Text:
+        until = [] if self._at is None else ["--until", self._at.isoformat(timespec="seconds")]
+        words = ("account", "statement", answer.row.name, "--asset", answer.row.asset, *until)
+        return facts(answer.row, self._at, answer.then, self.source.in_a_shell(*words))
 
     def key(self, row: StatementLine) -> int:
         return row.seq
@@ -164,7 +169,7 @@ async def held_at(unit: Unit, row: AccountRow, at: datetime) -> tuple[Money, Mon
     return counted, await ledger_history.balance_at(unit, row.number, at, by="recorded")
 
 
-def facts(row: AccountRow, at: datetime | None, then: tuple[Money, Money] | None) -> Text:
+def facts(row: AccountRow, at: datetime | None, then: tuple[Money, Money] | None, same: str) -> Text:
     """What it is and holds, in a few lines, and the command that says the same."""
     limits = [
         says
@@ -182,9 +187,7 @@ def facts(row: AccountRow, at: datetime | None, then: tuple[Money, Money] | None
     if at is not None and then is not None:
         says = f"posted {then[0]}" if then[0] == then[1] else f"{then[0]} counted by then; the books had {then[1]}"
         lines.append(f"as of {at.astimezone():%Y-%m-%d %H:%M:%S}: {says}")
-    until = "" if at is None else f" --until {at.isoformat(timespec='seconds')}"
-    lines.append(f"The same in a shell: pasys account statement {row.name} --asset {row.asset}{until}")
-    return Text("\n".join(lines))
+    return Text("\n".join([*lines, same]))
 
 
 def levels(lines: Sequence[StatementLine], points: int) -> list[int]:

@@ -100,7 +100,7 @@ class Confirm(ModalScreen[str | None]):
                 with Horizontal():
                     yield Label(field.name, markup=False)
                     yield Input(field.value, placeholder=field.hint, id=f"field-{field.name}", compact=True)
-            yield Static(same(self.source.environment()), id="same", markup=False)
+            yield Static(f"The same as this command{self.source.needs()}:", id="same", markup=False)
             yield Static(id="command", markup=False)
             yield Static(id="result", markup=False)
             yield Static(KEYS, id="keys", markup=False)
@@ -178,12 +178,6 @@ class Confirm(ModalScreen[str | None]):
         result.update(text)
         result.display = True
         result.scroll_visible(animate=False)
-
-
-def same(variables: Sequence[str]) -> str:
-    """What stands above a command: that it does the same, and what it needs from the environment to."""
-    needs = f", where {', '.join(variables)} {'is' if len(variables) == 1 else 'are'} set as here" if variables else ""
-    return f"The same as this command{needs}:"
 
 
 def sentence(error: PasysError) -> str:

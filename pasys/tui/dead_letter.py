@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from typing import Any, ClassVar
 
 import msgspec
@@ -77,15 +76,15 @@ class DeadLetterScreen(Windowed):
 
     def on_data_table_row_selected(self, event: DataTable.RowSelected) -> None:
         if (row := self.chosen()) is not None:
-            self.app.push_screen(Page(in_full(row)))
+            self.app.push_screen(Page(in_full(row, self.source.command(["events", "replay", str(row.sequence)]))))
 
     def action_send_again(self) -> None:
         row = self.chosen()
         self.offer(row and send_again(self.source, row))
 
 
-def in_full(row: DeadLetter) -> str:
-    """A letter with its message and its traceback, and the commands that go on from it."""
+def in_full(row: DeadLetter, replay: str) -> str:
+    """A letter with its message and its traceback, and the command that gives it back."""
     lines = [
         f"Dead letter {row.sequence}: {row.subject}, parked by {row.handler} after {row.deliveries} deliveries",
         f"at      {row.parked_at.astimezone():%Y-%m-%d %H:%M:%S}",
@@ -96,7 +95,7 @@ def in_full(row: DeadLetter) -> str:
         "",
         row.traceback,
         "",
-        f"In a shell: {shlex.join(['pasys', 'events', 'replay', str(row.sequence)])}",
+        f"In a shell: {replay}",
     ]
     return "\n".join(lines)
 

@@ -99,7 +99,7 @@ class EventScreen(Flowing):
 
     def on_data_table_row_selected(self, event: DataTable.RowSelected) -> None:
         if (row := self.chosen()) is not None:
-            self.app.push_screen(Page(in_full(row)))
+            self.app.push_screen(Page(in_full(row, self.source.command(["trace", row.entity_id], changes=False))))
 
 
 async def _end(listens: Any) -> None:
@@ -152,8 +152,8 @@ def facts(event: Event) -> str:
     return " ".join(said)
 
 
-def in_full(row: Seen) -> str:
-    """An event with its envelope, and the commands that go on from it."""
+def in_full(row: Seen, trace: str) -> str:
+    """An event with its envelope, and the command that goes on from it."""
     if row.envelope is None or row.event is None:
         return f"{row.subject}\n{row.facts}"
     envelope = row.envelope
@@ -168,6 +168,6 @@ def in_full(row: Seen) -> str:
         "",
         msgspec.json.format(msgspec.json.encode(row.event), indent=2).decode(),
         "",
-        f"In a shell: pasys trace {row.entity_id}",
+        f"In a shell: {trace}",
     ]
     return "\n".join(lines)

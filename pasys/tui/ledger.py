@@ -192,7 +192,7 @@ class VerifyScreen(Live):
         self.query_one("#found").set_class(not found.ok, "wrong")
 
     def _say(self, what: str, found: str) -> None:
-        command = f"The same in a shell: pasys ledger verify{' --full' if self._full else ''}"
+        command = self.source.in_a_shell("ledger", "verify", *(["--full"] if self._full else []))
         self.query_one("#what", Static).update(f"{what}\n{command}")
         self.query_one("#found", Static).update(found)
         self.query_one("#found").set_class(False, "wrong")

@@ -43,18 +43,25 @@ class Source:
         """Under whose name changes are recorded. Raises InvalidSettings."""
         return self._doors.load().who
 
-    def command(self, words: Sequence[str]) -> str:
-        """The command line that says these words to this very system, as this very person, from any shell."""
+    def command(self, words: Sequence[str], *, changes: bool = True) -> str:
+        """The command line that says these words to this very system, from any shell; where it `changes` something, as
+        this very person."""
         settings, before = self._doors.load(), ["pasys"]
         if "PASYS_HOME" in os.environ or settings.home != str(default_home()):
             before += ["--home", settings.home]
-        if settings.actor:
+        if settings.actor and changes:
             before += ["--actor", settings.actor]
         return shlex.join([*before, *words])
 
-    def environment(self) -> list[str]:
-        """The variables that a shell needs for such a command, by name: what they say may be a password."""
-        return [variable for variable in spoken(os.environ) if variable not in NOT_NEEDED]
+    def in_a_shell(self, *words: str) -> str:
+        """What a screen says of the command that shows the same."""
+        return f"The same in a shell{self.needs()}: {self.command(words, changes=False)}"
+
+    def needs(self) -> str:
+        """What a shell needs for such a command, as a part of a sentence. Variables by name: they may say passwords."""
+        variables = [variable for variable in spoken(os.environ) if variable not in NOT_NEEDED]
+        verb = "is" if len(variables) == 1 else "are"
+        return f", where {', '.join(variables)} {verb} set as here" if variables else ""
 
     async def ask(self, question: Callable[[Unit], Awaitable[T]]) -> T:
         """One question, in one unit."""

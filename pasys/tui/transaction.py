@@ -111,7 +111,7 @@ class TransactionDetail(TransactionKeys):
         if answer == self._drawn:  # what was unfolded stays unfolded, until there is news
             return
         self._drawn = answer
-        self.query_one("#facts", Static).update(facts(row))
+        self.query_one("#facts", Static).update(facts(row, self.source.in_a_shell("trace", row.id)))
         tree = self.query_one(Tree)
         tree.clear()
         plant(tree, story)
@@ -135,8 +135,8 @@ def cells(row: TransactionRow) -> list[Text | str]:
     ]
 
 
-def facts(row: TransactionRow) -> Text:
-    """What it is, in a few lines."""
+def facts(row: TransactionRow, same: str) -> Text:
+    """What it is, in a few lines, and the command that says the same."""
     lines = [
         f"{row.kind} of {row.amount}: {row.status}"
         + (f" ({row.reason or row.outcome})" if row.reason or row.outcome else ""),
@@ -144,7 +144,7 @@ def facts(row: TransactionRow) -> Text:
         f"created {row.created_at.astimezone():%Y-%m-%d %H:%M:%S}"
         + (f", final {row.final_at.astimezone():%Y-%m-%d %H:%M:%S}" if row.final_at else ", not final"),
         f"at the PSP {row.psp_reference}" if row.psp_reference else "no PSP's reference",
-        f"The same in a shell: pasys trace {row.id}",
+        same,
     ]
     return Text("\n".join(lines))
 
