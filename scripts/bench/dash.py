@@ -43,6 +43,7 @@ from pasys.money import parse
 from pasys.service import account, transaction
 from pasys.service.transaction import Draft
 from pasys.stack.servers import running_servers
+from pasys.tui.app import SCREENS_BY_NAME
 
 LATENCY_P95_MAX_MS = 100.0
 CPU_MAX = 0.40  # of one core
@@ -288,7 +289,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Measure the dashboard under a flood of events.")
     parser.add_argument("--minutes", type=float, default=0.5, help="for each screen")
     parser.add_argument("--rate", type=int, default=500, help="events a second")
-    parser.add_argument("--screens", nargs="+", default=["events", "overview", "transactions"])
+    default = ["events", "overview", "transactions"]
+    parser.add_argument("--screens", nargs="+", choices=SCREENS_BY_NAME, default=default, metavar="SCREEN")
     asked = parser.parse_args()
     home = Path(tempfile.mkdtemp(prefix="pasys-dash-"))
     try:
