@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
 import pytest
 from textual.widgets import DataTable, Input
+from textual.widgets._footer import FooterKey  # which Textual does not name in public
 
 from pasys.cli.main import run
 from pasys.config import Settings
@@ -268,3 +270,20 @@ def test_one_screen_as_text(
     assert run(["--home", settings.home, "dash", "--screen", "overview", "--once"]) == 0
     printed = capsys.readouterr().out
     assert "Trial balance" in printed and "postgres" in printed and "\x1b" not in printed
+
+
+async def test_whoever_changes_screens_all_day_needs_no_more_memory(doors: Doors) -> None:
+    """What a screen has shown of its keys is let go of, however often it was left and looked at again."""
+    async with showing(doors, "overview") as (app, pilot):
+
+        async def kept(changes: int) -> int:
+            for _ in range(changes):
+                await pilot.press("3")
+                await sees(app, "Accounts   ")
+                await pilot.press("1")
+                await sees(app, "Overview   ")
+            gc.collect()
+            return sum(type(found) is FooterKey for found in gc.get_objects())
+
+        before = await kept(3)
+        assert await kept(8) < before + 24, "of the keys of sixteen screens"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import importlib
 import os
 import sys
@@ -105,6 +106,7 @@ class Dash(App[None]):
             await asyncio.to_thread(importlib.import_module, module_of(name))
             if isinstance(self.screen, Opening):
                 self.switch_mode(self._first)
+        gc.freeze()  # what is loaded stays: to look through it for garbage would keep a key waiting for 0.1 s
 
     @cached_property
     def source(self) -> Source:

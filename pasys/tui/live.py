@@ -43,6 +43,15 @@ class Banner(Said):
     DEFAULT_CSS = "Banner { background: $error; color: $text; }"
 
 
+class Keys(Footer):
+    """The keys of a screen. They are made anew on every change, and the footer itself lets go of the old ones only when
+    its own `compact` changes, which it never does (Textual's issue 6666): here it is told so each time."""
+
+    def bindings_changed(self, screen: Screen[Any]) -> None:
+        self.mutate_reactive(Footer.compact)
+        super().bindings_changed(screen)
+
+
 class Live(Screen[None]):
     """What every screen of the dashboard is: a title, a banner, its body, and the keys."""
 
@@ -69,7 +78,7 @@ class Live(Screen[None]):
         yield Banner(id="banner", markup=False)
         yield Said(id="said", markup=False)
         yield from self.body()
-        yield Footer(show_command_palette=False, compact=True)
+        yield Keys(show_command_palette=False, compact=True)
 
     def body(self) -> ComposeResult:
         raise NotImplementedError
