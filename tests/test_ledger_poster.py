@@ -6,8 +6,10 @@ import asyncio
 import random
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import numpy as np
+import psycopg
 import pytest
 
 from pasys.db import Database
@@ -310,6 +312,27 @@ async def test_a_hold_is_known_on_its_way(db: Database) -> None:
         (Result.ACCEPTED, 7),
         (Result.HOLD_RESOLVED, 8),
     ]
+
+
+async def test_a_batch_that_is_not_even_sent_keeps_nobody_waiting(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the server cannot be reached the caller is told, and whoever comes when it can be reached is served."""
+
+    async def refused(*_: Any) -> Any:
+        raise psycopg.OperationalError("connection refused")
+
+    async with db.unit() as unit:
+        alice, bob = await people(unit, "alice", "bob", funds=100)
+    async with asyncio.timeout(WITHIN_S), Poster(db) as poster:
+        assert (await poster.post(direct(alice, bob, 1))).accepted
+        writer = poster._lanes["USD"]._writer
+        assert writer is not None
+        await writer.close()
+        with monkeypatch.context() as patch, pytest.raises(DatabaseUnavailable):
+            patch.setattr(ledger_poster, "_connect", refused)
+            await poster.post(direct(alice, bob, 1))
+        assert (await poster.post(direct(alice, bob, 1))).accepted
 
 
 async def test_partitions_follow_the_journal(db: Database) -> None:
