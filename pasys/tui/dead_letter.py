@@ -76,7 +76,8 @@ class DeadLetterScreen(Windowed):
 
     def on_data_table_row_selected(self, event: DataTable.RowSelected) -> None:
         if (row := self.chosen()) is not None:
-            self.app.push_screen(Page(in_full(row, self.source.command(["events", "replay", str(row.sequence)]))))
+            words = ("events", "replay", str(row.sequence))
+            self.app.push_screen(Page(in_full(row, self.source.in_a_shell(*words, what="In a shell", changes=True))))
 
     def action_send_again(self) -> None:
         row = self.chosen()
@@ -95,7 +96,7 @@ def in_full(row: DeadLetter, replay: str) -> str:
         "",
         row.traceback,
         "",
-        f"In a shell: {replay}",
+        replay,
     ]
     return "\n".join(lines)
 

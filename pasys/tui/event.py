@@ -99,7 +99,7 @@ class EventScreen(Flowing):
 
     def on_data_table_row_selected(self, event: DataTable.RowSelected) -> None:
         if (row := self.chosen()) is not None:
-            self.app.push_screen(Page(in_full(row, self.source.command(["trace", row.entity_id], changes=False))))
+            self.app.push_screen(Page(in_full(row, self.source.in_a_shell("trace", row.entity_id, what="In a shell"))))
 
 
 async def _end(listens: Any) -> None:
@@ -168,6 +168,6 @@ def in_full(row: Seen, trace: str) -> str:
         "",
         msgspec.json.format(msgspec.json.encode(row.event), indent=2).decode(),
         "",
-        f"In a shell: {trace}",
+        trace,
     ]
     return "\n".join(lines)

@@ -53,9 +53,9 @@ class Source:
             before += ["--actor", settings.actor]
         return shlex.join([*before, *words])
 
-    def in_a_shell(self, *words: str) -> str:
-        """What a screen says of the command that shows the same."""
-        return f"The same in a shell{self.needs()}: {self.command(words, changes=False)}"
+    def in_a_shell(self, *words: str, what: str = "The same in a shell", changes: bool = False) -> str:
+        """What a screen says of a command that shows the same, or goes on from there."""
+        return f"{what}{self.needs()}: {self.command(words, changes=changes)}"
 
     def needs(self) -> str:
         """What a shell needs for such a command, as a part of a sentence. Variables by name: they may say passwords."""
