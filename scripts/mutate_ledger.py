@@ -5,7 +5,8 @@
     python scripts/mutate_ledger.py --list           what there is
 
 The guards are in scripts/ledger_guards.txt, each with the lines that are taken away and the tests that stand nearest.
-The checkout is never touched. First the same tests must pass on the copy as it is.
+The checkout is never touched. First the same tests must pass on the copy as it is. A guard without which nothing can be
+set up counts as not removed: where a migration cannot be run, no test has noticed anything.
 """
 
 from __future__ import annotations
@@ -37,7 +38,12 @@ GUARDS = ROOT / "scripts" / "ledger_guards.txt"
 COPIED = ("pasys", "daemons", "migrations", "tests", "scripts", "pyproject.toml")
 TIMEOUT_S = 180.0
 PYTEST = ("-m", "pytest", "-x", "-q", "--no-header", "-p", "no:cacheprovider", "--hypothesis-seed=1")
-_FAILED = re.compile(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", re.MULTILINE)
+_FAILED = re.compile(r"^FAILED (\S+\.py::.+?)(?: - .*)?$", re.MULTILINE)
+_WRONG = re.compile(r"^ERROR (\S+\.py.*)$", re.MULTILINE)
+
+
+class NotSetUp(Exception):
+    """The tests could not be set up."""
 
 
 @dataclass(slots=True)
@@ -61,11 +67,16 @@ class Guard:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What noticed that a guard was gone; None: nothing did."""
+    """What noticed that a guard was gone; None: nothing did, or it could not be taken away."""
 
     guard: Guard
     noticed_by: str | None
     seconds: float
+    not_set_up: str | None = None
+
+    @property
+    def says(self) -> str:
+        return self.noticed_by or (f"NOT REMOVED: {self.not_set_up}" if self.not_set_up else "SURVIVED")
 
 
 def main() -> int:
@@ -131,7 +142,10 @@ def _copy() -> Iterator[Path]:
 
 def _check_unchanged(copy: Path, guards: list[Guard]) -> None:
     tests = dict.fromkeys(test for guard in guards for test in guard.tests)
-    noticed, seconds = _tested(copy, list(tests), timeout_s=20 * TIMEOUT_S)
+    try:
+        noticed, seconds = _tested(copy, list(tests), timeout_s=20 * TIMEOUT_S)
+    except NotSetUp as error:
+        raise SystemExit(f"the tests cannot be set up: {error}") from None
     if noticed is not None:
         raise SystemExit(f"the tests do not pass as it is: {noticed}")
     print(f"with all guards: {len(tests)} files and tests pass in {seconds:.0f} s", flush=True)
@@ -148,8 +162,7 @@ def _run(copies: list[Path], guards: list[Guard]) -> list[Outcome]:
             outcome = _without(copy, guard)
         finally:
             free.put(copy)
-        said = "SURVIVED" if outcome.noticed_by is None else outcome.noticed_by
-        print(f"{outcome.seconds:4.0f} s  {guard.name}: {said}", flush=True)
+        print(f"{outcome.seconds:4.0f} s  {guard.name}: {outcome.says}", flush=True)
         return outcome
 
     with ThreadPoolExecutor(len(copies)) as pool:
@@ -161,21 +174,23 @@ def _without(copy: Path, guard: Guard) -> Outcome:
     target = copy / guard.file
     text = target.read_text(encoding="utf-8")
     target.write_text(guard.removed(text), encoding="utf-8")
+    took = 0.0
     try:
-        took = 0.0
         for test in guard.tests:
             noticed, seconds = _tested(copy, [test], timeout_s=TIMEOUT_S)
             took += seconds
             if noticed is not None:
                 return Outcome(guard, noticed, took)
         return Outcome(guard, None, took)
+    except NotSetUp as error:
+        return Outcome(guard, None, took, not_set_up=str(error))
     finally:
         target.write_text(text, encoding="utf-8")
 
 
 def _tested(copy: Path, tests: list[str], *, timeout_s: float) -> tuple[str | None, float]:
     """The test that failed, None where all passed; and the time that it took. No bytecode: two versions of a file may
-    have one size and one second."""
+    have one size and one second. Raises NotSetUp."""
     began = time.monotonic()
     place = os.environ | {"PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
     words = [sys.executable, *PYTEST, *tests]
@@ -193,8 +208,10 @@ def _tested(copy: Path, tests: list[str], *, timeout_s: float) -> tuple[str | No
         return None, time.monotonic() - began
     if running.returncode not in (1, 2):
         raise SystemExit(f"pytest ended with {running.returncode}:\n{said[-2000:]}")
-    failed = _FAILED.search(said)
-    return failed[1] if failed else said.strip().splitlines()[-1], time.monotonic() - began
+    if failed := _FAILED.search(said):
+        return failed[1], time.monotonic() - began
+    wrong = _WRONG.search(said)
+    raise NotSetUp(wrong[1] if wrong else said.strip().splitlines()[-1])
 
 
 def _end(running: subprocess.Popen[str], began: float) -> float:
@@ -214,10 +231,13 @@ def _report(outcomes: list[Outcome], seconds: float) -> int:
         if outcome.guard.file != file:
             file = outcome.guard.file
             print(f"\n{file}")
-        print(f"  {outcome.guard.name:<{wide}}  {outcome.noticed_by or 'SURVIVED'}")
-    survived = sum(outcome.noticed_by is None for outcome in outcomes)
-    print(f"\n{len(outcomes)} guards in {seconds:.0f} s: {len(outcomes) - survived} noticed, {survived} survived")
-    return 1 if survived else 0
+        print(f"  {outcome.guard.name:<{wide}}  {outcome.says}")
+    noticed = sum(outcome.noticed_by is not None for outcome in outcomes)
+    not_removed = sum(outcome.not_set_up is not None for outcome in outcomes)
+    survived = len(outcomes) - noticed - not_removed
+    counted = f"{noticed} noticed, {survived} survived, {not_removed} not removed"
+    print(f"\n{len(outcomes)} guards in {seconds:.0f} s: {counted}")
+    return 0 if noticed == len(outcomes) else 1
 
 
 if __name__ == "__main__":
