@@ -192,6 +192,36 @@ async def test_a_hold_that_is_open_keeps_its_partition_here(db: Database, tmp_pa
         assert (balance.posted.minor, balance.pending.minor) == (1_000 - 22 - 60 - 30, 0)
 
 
+async def test_what_was_no_hold_is_none_once_it_is_archived(db: Database, tmp_path: Path) -> None:
+    """An id in an archive says what it was: a direct transfer and a refused hold are not found, a resolved one is."""
+    async with db.unit(now=T0) as unit:
+        await unit.rows("select set_config('pasys.partition_rows', '10', false)")
+        alice, bob = await people(unit, "alice", "bob", funds=100)
+        moved = direct(alice, bob, 1)
+        refused, voided = (
+            posting.withdrawal_hold(account=alice, external=bob, amount_minor=minor, asset="USD", reference=reference)[
+                0
+            ]
+            for minor, reference in ((10_000, "tx_1"), (10, "tx_2"))
+        )
+        answers = await ledger.post(unit, [moved, refused, voided], refuse=False)
+        assert [one.result for one in answers] == [Result.ACCEPTED, Result.EXCEEDS_CREDITS, Result.ACCEPTED]
+        await ledger.post(unit, [*posting.void(hold=hold_of(voided)), *[direct(alice, bob, 1) for _ in range(6)]])
+
+    def asked() -> list[Transfer]:
+        return [posting.capture(hold=hold_of(one), captured_minor=1)[0] for one in (moved, refused, voided)]
+
+    async with db.unit() as unit:
+        before = [one.result for one in await ledger.post(unit, asked(), refuse=False)]
+    assert before == [Result.HOLD_NOT_FOUND, Result.HOLD_NOT_FOUND, Result.HOLD_RESOLVED]
+    (written,) = await archive(db, tmp_path, to=10)
+    assert written.part.last_seq == 10
+    async with db.unit() as unit:
+        assert [one.result for one in await ledger.post(unit, asked(), refuse=False)] == before
+    async with ledger_poster.Poster(db) as poster:
+        assert [result for result, *_ in ledger_poster.posted(await poster.post_many(Columns.of(asked())))] == before
+
+
 async def test_a_hold_on_the_other_side_of_the_border_is_still_known(db: Database, tmp_path: Path) -> None:
     """Where a hold is archived and what resolved it is not, the journal that is left is proven all the same."""
     async with db.unit(now=T0) as unit:
