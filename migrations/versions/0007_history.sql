@@ -123,13 +123,6 @@ select asset, credit, debit, seq, id, code, amount, effective_at, recorded_at, r
 
 -- Where a post or a void is told what its hold was, the hold may be archived. One that was resolved before that has no row
 -- any more, and its sides are null: that it is resolved is all there is to know.
-create function pg_temp.exchange(one regprocedure, was text, becomes text) returns void language plpgsql as $$
-begin
-    if strpos(pg_get_functiondef(one), was) = 0 then
-        raise exception '% does not have %', one, was;
-    end if;
-    execute replace(pg_get_functiondef(one), was, becomes);
-end $$;
 select pg_temp.exchange('ledger_tail(text)', 'transfer_key k join transfer p', 'transfer_key k join transfer_known p');
 select pg_temp.exchange('ledger_load(text,boolean,int8[],uuid[],uuid[])', was, becomes) from (values
     ('array_agg(t.id), array_agg(t.asset), array_agg(t.debit)', 'array_agg(k.id), array_agg(k.asset), array_agg(t.debit)'),

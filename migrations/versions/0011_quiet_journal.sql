@@ -13,13 +13,5 @@ begin
     end loop;
 end $$;
 
-create or replace function pg_temp.exchange(one regprocedure, was text, becomes text) returns void
-language plpgsql as $$
-begin
-    if strpos(pg_get_functiondef(one), was) = 0 then
-        raise exception '% does not have %', one, was;
-    end if;
-    execute replace(pg_get_functiondef(one), was, becomes);
-end $$;
 select pg_temp.exchange('ledger_partition_add(text)', 'including defaults including constraints)',
                         'including defaults including constraints) with (autovacuum_vacuum_insert_threshold = -1)');

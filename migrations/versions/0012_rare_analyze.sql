@@ -10,14 +10,6 @@ begin
                from pg_attribute where attrelid = p_table and attnum > 0 and not attisdropped);
 end $$;
 
-create or replace function pg_temp.exchange(one regprocedure, was text, becomes text) returns void
-language plpgsql as $$
-begin
-    if strpos(pg_get_functiondef(one), was) = 0 then
-        raise exception '% does not have %', one, was;
-    end if;
-    execute replace(pg_get_functiondef(one), was, becomes);
-end $$;
 select pg_temp.exchange('ledger_partition_add(text)', 'with (autovacuum_vacuum_insert_threshold = -1)',
                         'with (autovacuum_vacuum_insert_threshold = -1, autovacuum_analyze_scale_factor = 1)');
 select pg_temp.exchange('ledger_partition_add(text)', 'execute format(''alter table transfer attach',
