@@ -65,7 +65,7 @@ class Unit:
     """One transaction: everything in it happens, or nothing does.
 
     `now` is the unit's time, `actor` who is answerable for it, and `causes` which event made each story go on.
-    `announced` says whether it announced anything, `decided` whether its commit has begun.
+    `changes` says whether it changes anything that somebody would look for, `decided` whether its commit has begun.
     """
 
     def __init__(
@@ -77,6 +77,7 @@ class Unit:
         now: datetime,
         actor: str,
         causes: Mapping[str, str] | None = None,
+        changes: bool = False,
     ) -> None:
         self._connection = connection
         self._driver = driver
@@ -85,7 +86,7 @@ class Unit:
         self.actor = actor
         self.causes = dict(causes or {})
         self._emitted: list[Event] = []
-        self.announced = self.decided = False
+        self.changes, self.decided = changes, False
         self.announcements: list[Announcement] = []
 
     @property
@@ -131,7 +132,7 @@ class Unit:
 
     def emit(self, *events: Event) -> None:
         """Announce facts, if and when this unit commits."""
-        self.announced = True
+        self.changes = True
         self._emitted += events
 
     def cause_of(self, correlation_id: str) -> str | None:
@@ -259,12 +260,13 @@ class Database:
         causes: Mapping[str, str] | None = None,
         now: datetime | None = None,
         relayed: bool = False,
+        changes: bool = False,
     ) -> AsyncIterator[Unit]:
         """Open a Unit; commit when the block ends, roll back when it raises.
 
-        Raises OutcomeUnknown where the connection broke while a change was committed that the unit announced; after
-        any other error nothing was changed. `relayed` promises that the caller publishes unit.announcements itself;
-        else the commit wakes a relay.
+        Raises OutcomeUnknown where the connection broke while a change was committed: one that the unit announced, or
+        any where the caller says that it `changes` something. After any other error nothing was changed. `relayed`
+        promises that the caller publishes unit.announcements itself; else the commit wakes a relay.
         """
         unit = None
         try:
@@ -280,12 +282,13 @@ class Database:
                         now=now or datetime.now(UTC),
                         actor=actor or self.settings.who,
                         causes=causes,
+                        changes=changes,
                     )
                     yield unit
                     await unit.write_outbox(relayed=relayed)
                     unit.decided = True  # from here on only the server knows whether it is committed
         except DatabaseUnavailable as error:
-            if unit is not None and unit.decided and unit.announced and _no_answer(error.__cause__):
+            if unit is not None and unit.decided and unit.changes and _no_answer(error.__cause__):
                 raise OutcomeUnknown(reason=error.facts["reason"]) from error
             raise
 

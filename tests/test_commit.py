@@ -2,51 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
-from urllib.parse import parse_qs, quote, urlsplit
 
-import msgspec
 import pytest
 
 from pasys.config import Settings
 from pasys.db import Database
 from pasys.errors import DatabaseUnavailable, OutcomeUnknown
+from tests.wire_kit import wired
 from tests.worker_kit import opened, waiting
-
-
-class Wire:
-    """A wire to PostgreSQL that carries everything but the answer to a COMMIT: there it breaks.
-
-    With `carries` it carries the COMMIT itself, so that the server commits; without, the server never hears of it.
-    """
-
-    def __init__(self, target: str, *, carries: bool) -> None:
-        self._target, self._carries = target, carries
-
-    async def carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        answers, questions = await asyncio.open_unix_connection(self._target)
-        back = asyncio.create_task(_pass(answers, writer))
-        while data := await reader.read(65_536):
-            last = b"COMMIT\0" in data
-            if last:
-                back.cancel()
-            if not last or self._carries:
-                questions.write(data)
-                await questions.drain()
-            if last:
-                if self._carries:
-                    await answers.read(65_536)  # it has committed
-                break
-        for end in (writer, questions):
-            end.close()
-
-
-async def _pass(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    while data := await reader.read(65_536):
-        writer.write(data)
-        await writer.drain()
 
 
 @pytest.fixture(params=[True, False], ids=["committed", "not committed"])
@@ -54,19 +19,12 @@ async def broken(
     settings: Settings, tmp_path: Path, request: pytest.FixtureRequest
 ) -> AsyncIterator[tuple[Database, bool]]:
     """A database whose connections break at the commit, and whether the server has then committed."""
-    url = settings.require("database_url")
-    address = parse_qs(urlsplit(url).query)
-    socket = f".s.PGSQL.{address.get('port', ['5432'])[0]}"
-    wire = Wire(f"{address['host'][0]}/{socket}", carries=request.param)
-    server = await asyncio.start_unix_server(wire.carry, tmp_path / socket)
-    there = url.replace(quote(address["host"][0], safe=""), quote(str(tmp_path), safe=""))
-    assert there != url
-    database = Database(msgspec.structs.replace(settings, database_url=there))
-    try:
-        yield database, request.param
-    finally:
-        await database.close()
-        server.close()
+    async with wired(settings, tmp_path, carries=request.param) as (there, _):
+        database = Database(there)
+        try:
+            yield database, request.param
+        finally:
+            await database.close()
 
 
 async def test_whether_a_change_was_committed_is_unknown(db: Database, broken: tuple[Database, bool]) -> None:
@@ -78,6 +36,16 @@ async def test_whether_a_change_was_committed_is_unknown(db: Database, broken: t
     assert unknown.value.exit_code == 8
     assert "--key" in unknown.value.advice
     assert await waiting(db) == committed
+
+
+async def test_a_change_that_announces_nothing_is_one_where_its_caller_says_so(
+    broken: tuple[Database, bool],
+) -> None:
+    """Nothing that was written tells a change from a question; whoever changes something says it."""
+    database, _ = broken
+    with pytest.raises(OutcomeUnknown):
+        async with database.unit(changes=True) as unit:
+            await unit.rows("update account set name = name")
 
 
 async def test_a_question_that_breaks_is_no_change(broken: tuple[Database, bool]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -18,9 +19,10 @@ from pasys.service import refund_query, settlement, transaction, transaction_que
 from pasys.service.transaction import Draft
 from pasys.tui.action import Confirm, option
 from pasys.tui.app import SCREENS_BY_NAME, Dash, Doors, once, text_of
-from tests.dash_kit import books, does_the_same, opened, sees, showing, shown_command
+from tests.dash_kit import books, does_the_same, doors_to, opened, sees, showing, shown_command
 from tests.psp_answers import capture, clear, transaction_row
 from tests.support import eventually, open_accounts, pay
+from tests.wire_kit import wired
 
 FILTERS = {"won": "status:succeeded kind:payment", "open": "status:pending amount>40 asset:USD", "doubt": "unknown"}
 
@@ -247,36 +249,34 @@ async def test_the_detail_has_the_same_keys(doors: Doors, db: Database, known: d
 
 # Connection ----------------------------------------------------------------------------------------------------------
 
-CUT_AT_COMMIT = """
-create function cut() returns trigger language plpgsql as
-    $$ begin perform pg_terminate_backend(pg_backend_pid()); return null; end $$;
-create constraint trigger cut after insert on transaction_history deferrable initially deferred
-    for each row execute function cut();
-"""
-
 
 def admin(settings: Settings) -> psycopg.Connection[Any]:
     return psycopg.connect(settings.require("database_url"), autocommit=True, application_name="admin")
 
 
+@pytest.mark.parametrize("committed", [True, False])
 async def test_a_connection_lost_at_the_commit_leaves_it_unknown(
-    doors: Doors, settings: Settings, db: Database, known: dict[str, str]
+    committed: bool, settings: Settings, db: Database, known: dict[str, str], tmp_path: Path
 ) -> None:
     """When the connection breaks while the change is committed, nobody can tell: that is said, and how to look; the
     same key again, once the server answers, does it, and only once."""
-    async with showing(doors, "transactions") as (app, pilot):
+    async with (
+        wired(settings, tmp_path, carries=committed, breaks=False) as (there, wire),
+        showing(doors_to(lambda: there), "transactions") as (app, pilot),
+    ):
         await pilot.press("a")
         await go_to(app, pilot, known, "won")
         screen = await opened(app, pilot, "f")
-        with admin(settings) as connection:
-            connection.execute(CUT_AT_COMMIT.encode())
-            await pilot.press("enter")
-            await sees(app, "Unknown whether it was done (outcome_unknown)")
-            look = " ".join(str(screen.query_one("#result", Static).content).split())
-            assert f"refund list --transaction {known['won']}`" in look and "`pasys --home" in look
-            connection.execute("drop trigger cut on transaction_history")
+        wire.breaks = True
         await pilot.press("enter")
-        await sees(app, "Done. Refund rf_")
+        await sees(app, "Unknown whether it was done (outcome_unknown)")
+        look = " ".join(str(screen.query_one("#result", Static).content).split())
+        assert f"refund list --transaction {known['won']}`" in look and "`pasys --home" in look
+        async with db.unit() as unit:
+            assert len(await refund_query.listing(unit)) == committed
+        wire.breaks = False
+        await pilot.press("enter")
+        await sees(app, "Done. It was asked for before: it is rf_" if committed else "Done. Refund rf_")
     async with db.unit() as unit:
         assert len(await refund_query.listing(unit)) == 1
 

@@ -76,20 +76,21 @@ class Source:
     async def act(self, verb: Callable[[Unit], Awaitable[T]], *, look: str) -> T:
         """One change, in one unit. Raises OutcomeUnknown where the connection broke while it was committed; after any
         other error nothing was changed. `look` is the command that shows what became of it."""
-        asked, decided = self._connected(), False
+        asked, unit = self._connected(), None
         try:
-            async with asyncio.timeout(ACT_TIMEOUT_S), asked.unit() as unit:
-                answer = await verb(unit)
-                decided = True  # the point of no return: whether it is committed, from here on only the server knows
-            return answer
-        except (Unavailable, TimeoutError) as error:
+            async with asyncio.timeout(ACT_TIMEOUT_S), asked.unit(changes=True) as unit:
+                return await verb(unit)
+        except OutcomeUnknown as error:
             await self._give_up(asked)
-            late = isinstance(error, TimeoutError)
-            reason = f"no answer in {ACT_TIMEOUT_S:g} s" if late else error.facts.get("reason", str(error))
-            if decided:
+            raise OutcomeUnknown(reason=error.facts["reason"], look=look) from error
+        except TimeoutError as error:
+            await self._give_up(asked)
+            reason = f"no answer in {ACT_TIMEOUT_S:g} s"
+            if unit is not None and unit.decided:
                 raise OutcomeUnknown(reason=reason, look=look) from error
-            if late:
-                raise DatabaseUnavailable(reason=reason) from error
+            raise DatabaseUnavailable(reason=reason) from error
+        except Unavailable:
+            await self._give_up(asked)
             raise
 
     def _connected(self) -> Database:
