@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from datetime import timedelta
 
 import msgspec
@@ -11,7 +12,7 @@ import pytest
 from pasys import events
 from pasys.db import Database, Unit
 from pasys.domain.account import TYPES, balance, clearing, debit_normal
-from pasys.domain.ledger import Purpose, Transfer
+from pasys.domain.ledger import Kind, Purpose, Transfer
 from pasys.domain.ledger_columns import Columns
 from pasys.errors import (
     AccountClosed,
@@ -256,13 +257,20 @@ async def test_a_change_sees_the_newest_partition(db: Database, monkeypatch: pyt
 
 
 async def test_a_limit_that_is_already_broken_is_refused(db: Database) -> None:
-    """An account that is below zero cannot get the rule that it must not be."""
+    """An account that is below zero cannot get the rule that it must not be, nor one above zero the other; what is held
+    counts."""
     async with db.unit() as unit:
         shop = await account.open(unit, name="shop", asset="USD", type="merchant")
         bob = await account.open(unit, name="bob", asset="USD")
         await ledger.post(unit, [direct(shop.number, bob.number, 5)])
         with pytest.raises(LimitExceeded, match="debits_must_not_exceed_credits"):
             await account.change_limits(unit, "shop", debits_must_not_exceed_credits=True)
+        with pytest.raises(LimitExceeded, match="credits_must_not_exceed_debits"):
+            await account.change_limits(unit, "bob", credits_must_not_exceed_debits=True)
+        kept = await account.open(unit, name="kept", asset="USD", type="merchant")
+        await ledger.post(unit, [replace(direct(kept.number, bob.number, 5), kind=Kind.PENDING)])
+        with pytest.raises(LimitExceeded, match="debits_must_not_exceed_credits"):
+            await account.change_limits(unit, "kept", debits_must_not_exceed_credits=True)
         with pytest.raises(InvalidInput, match="the system's own"):
             await account.system(unit, "suspense", "USD")
             await account.freeze(unit, "suspense")

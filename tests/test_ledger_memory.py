@@ -174,6 +174,11 @@ async def test_a_chain_ends_with_its_callers_batch(db: Database) -> None:
         asked = [poster.post(open_end), poster.post_many(Columns.of([open_end])), poster.post(direct(alice, bob, 500))]
         answers = await asyncio.gather(*asked, return_exceptions=True)
     assert [isinstance(answer, InvalidInput) for answer in answers] == [True, True, False]
+    async with db.unit() as unit:
+        with pytest.raises(InvalidInput, match="no next one"):
+            await ledger.post(unit, [open_end])
+        with pytest.raises(InvalidInput, match="no next one"):
+            await ledger.post_many(unit, Columns.of([open_end]))
 
 
 async def test_who_reads_that_somebody_has_posted_does_not_write_in_vain(db: Database, vain: list[Writing]) -> None:
