@@ -1,12 +1,12 @@
 """Measure the dashboard as an operator has it: in a terminal, with 500 events a second on the bus.
 
     .venv/bin/python scripts/bench/dash.py                                  about two minutes
-    .venv/bin/python scripts/bench/dash.py --minutes 10 --screens events    the soak
+    .venv/bin/python scripts/bench/dash.py --minutes 10 --screens tour      the soak
 
 It starts servers of its own, and for each screen a `pasys dash` in a pseudo-terminal of 160x48. It types into the
-filter and waits until what it typed is drawn; meanwhile it reads the process's CPU time and memory. First paint is
-from the start of the process to the first words on the terminal. It exits 1 where a goal is missed; memory is judged
-in runs of two minutes and more.
+filter and waits until what it typed is drawn, or leaves the screen and comes back; a tour goes from each screen to the
+next. Meanwhile it reads the process's CPU time and memory. First paint is from the start of the process to the first
+words on the terminal. It exits 1 where a goal is missed; memory is judged in runs of two minutes and more.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from pasys.money import parse
 from pasys.service import account, transaction
 from pasys.service.transaction import Draft
 from pasys.stack.servers import running_servers
-from pasys.tui.app import SCREENS_BY_NAME
+from pasys.tui.app import SCREENS, SCREENS_BY_NAME
 
 LATENCY_P95_MAX_MS = 100.0
 CPU_MAX = 0.40  # of one core
@@ -54,6 +54,8 @@ SIZE = (160, 48)
 STARTS = 5
 TYPED = "qwertyuiopasdfgh"
 FILTERED = ("events", "transactions", "accounts", "logs", "dead-letters")
+TITLES = {key: title for key, _, title, _ in SCREENS if key} | {"d": "Dead letters", "l": "Logs"}
+TOUR, ASIDE = "23456dl1", "31"
 WARM_UP_S = 5.0
 TIMEOUT_S = 30.0
 ESCAPES = re.compile(rb"\x1b(?:\[[\d;?<>=]*[ -/]*[@-~]|\][^\x07]*\x07|[()][A-Z0-9]|[=>])")
@@ -146,7 +148,7 @@ class Measured:
             if self.screen in FILTERED:
                 self._type(terminal)
             else:
-                self._change(terminal)
+                self._go(terminal, TOUR if self.screen == "tour" else ASIDE)
         after, self.seconds = process.cpu_times(), time.monotonic() - begun_at
         self.cpu = (after.user + after.system - before.user - before.system) / self.seconds
 
@@ -161,11 +163,11 @@ class Measured:
         terminal.press("\x15")  # Ctrl+U
         time.sleep(0.3)
 
-    def _change(self, terminal: Terminal) -> None:
-        """Another screen and back: each is waited for until its title is drawn."""
-        for key, title in (("3", b"Accounts   "), ("1", b"Overview   ")):
+    def _go(self, terminal: Terminal, keys: str) -> None:
+        """From screen to screen: each is waited for until its title is drawn."""
+        for key in keys:
             pressed_at = terminal.press(key)
-            self.latencies_ms.append((terminal.until(title) - pressed_at) * 1000)
+            self.latencies_ms.append((terminal.until(f"{TITLES[key]}   ".encode()) - pressed_at) * 1000)
             time.sleep(random.uniform(1.5, 3.0))
 
     @property
@@ -274,7 +276,7 @@ def paints(home: Path, environ: dict[str, str]) -> list[str]:
 
 
 def one(screen: str, seconds: float, home: Path, environ: dict[str, str]) -> Measured:
-    terminal = Terminal(screen, home, environ)
+    terminal = Terminal("overview" if screen == "tour" else screen, home, environ)
     try:
         terminal.until(PAINTED)
         time.sleep(WARM_UP_S)
@@ -290,7 +292,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=0.5, help="for each screen")
     parser.add_argument("--rate", type=int, default=500, help="events a second")
     default = ["events", "overview", "transactions"]
-    parser.add_argument("--screens", nargs="+", choices=SCREENS_BY_NAME, default=default, metavar="SCREEN")
+    parser.add_argument("--screens", nargs="+", choices=[*SCREENS_BY_NAME, "tour"], default=default, metavar="SCREEN")
     asked = parser.parse_args()
     home = Path(tempfile.mkdtemp(prefix="pasys-dash-"))
     try:
