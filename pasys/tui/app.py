@@ -36,6 +36,7 @@ SCREENS = (
 )
 SCREENS_BY_NAME = {name: place for _, name, _, place in SCREENS}
 ONCE_TIMEOUT_S = 20.0
+HIDE_S = 1 / 60  # what moves while a screen takes the place of another
 LOOK_EVERY_S = 1.0  # whether a browser's dashboard is still served
 
 
@@ -120,6 +121,10 @@ class Dash(App[None]):
     def _end_with_server(self) -> None:
         if os.getppid() != self._served_by:  # it was killed, and nobody looks at this any more
             self.exit()
+
+    def delay_update(self, delay: float = HIDE_S) -> None:
+        """What Textual does before it draws another screen, but not for as long: somebody waits for it."""
+        super().delay_update(delay)
 
     def action_arm(self) -> None:
         """Read-only until this is pressed, and again when it is pressed once more."""

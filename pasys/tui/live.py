@@ -128,7 +128,11 @@ class Live(Screen[None]):
             self.app.push_screen(Confirm(action), self.say)
 
     def on_screen_resume(self) -> None:
-        self.action_again()
+        self.call_after_refresh(self._look)  # what was here before is drawn first
+
+    def _look(self) -> None:
+        if self.is_current:  # and not left again meanwhile
+            self.action_again()
 
     def on_screen_suspend(self) -> None:
         self.workers.cancel_group(self, "fetch")
