@@ -22,6 +22,7 @@ from pasys.service.transaction import Draft
 from pasys.tui import transaction_filter
 from pasys.tui.app import Dash, Doors, once, text_of
 from pasys.tui.live import Live
+from pasys.tui.overview import OverviewScreen
 from pasys.tui.transaction import WINDOW, TransactionDetail
 from tests.dash_kit import NOON, doors_to, sees, showing
 from tests.psp_answers import capture, decline
@@ -270,6 +271,28 @@ def test_one_screen_as_text(
     assert run(["--home", settings.home, "dash", "--screen", "overview", "--once"]) == 0
     printed = capsys.readouterr().out
     assert "Trial balance" in printed and "postgres" in printed and "\x1b" not in printed
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_a_fault_of_its_own_is_an_unexpected_error(
+    debug: bool, settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It ends with exit code 1 and the sentence of any command, with the trace only where --debug asks for it, and
+    never with what its variables held: settings have passwords."""
+    for name in ("database_url", "nats_url", "redis_url"):
+        monkeypatch.setenv(name.upper(), getattr(settings, name))
+    monkeypatch.setenv("TEXTUAL_DRIVER", "textual.drivers.headless_driver:HeadlessDriver")
+
+    def fault(self: OverviewScreen, answer: object) -> None:
+        password = "hunter2"
+        raise ZeroDivisionError(f"of {len(password)} letters")
+
+    monkeypatch.setattr(OverviewScreen, "draw", fault)
+    assert run([*(["--debug"] if debug else []), "--home", settings.home, "dash"]) == 1
+    said = capsys.readouterr()
+    assert "error: unexpected: ZeroDivisionError: of 7 letters" in said.err
+    assert "hunter2" not in said.err + said.out
+    assert ("in fault" in said.err) == debug
 
 
 async def test_whoever_changes_screens_all_day_needs_no_more_memory(doors: Doors) -> None:

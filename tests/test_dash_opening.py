@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -13,6 +14,7 @@ from pasys.config import Settings
 from pasys.tui import app as tui
 from tests.dash_kit import doors_to, sees
 from tests.house_source import run_python
+from tests.support import eventually
 
 HEAVY = ("sqlalchemy", "psycopg", "nats", "redis", "numpy", "aiohttp")
 Slowly = Callable[[], None]
@@ -54,6 +56,25 @@ async def test_the_frame_is_there_at_once(opening: Callable[..., object]) -> Non
         assert app.armed is None
         load()
         await sees(app, "Transactions   read-only")
+
+
+async def test_garbage_is_looked_for_once_in_a_while(
+    opening: Callable[..., object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Old garbage is looked for by the clock and not whenever a key has made some; afterwards all is as it was."""
+    monkeypatch.setattr(tui, "COLLECT_EVERY_S", 0.05)
+    before = gc.get_threshold()
+    async with opening() as (app, _, load):  # type: ignore[attr-defined]
+        load()
+        await sees(app, "Transactions   read-only")
+        await eventually(lambda: _done(gc.get_threshold()[2] > 10**6))
+        looked = gc.get_stats()[2]["collections"]
+        await eventually(lambda: _done(gc.get_stats()[2]["collections"] > looked + 2))
+    assert gc.get_threshold() == before
+
+
+async def _done(done: bool) -> bool:
+    return done
 
 
 async def test_a_number_while_it_loads_counts(opening: Callable[..., object]) -> None:

@@ -76,6 +76,8 @@ def dash(
             field="output", reason="the dashboard needs a terminal; `--once` prints a screen without one"
         )
     dashboard.run()
+    if dashboard.failure is not None:
+        raise dashboard.failure
 
 
 async def _serve(screen: str, host: str, port: int) -> None:

@@ -15,6 +15,7 @@ from textual.binding import Binding, BindingType
 from textual.reactive import reactive
 from textual.screen import Screen
 from textual.widgets import Static
+from textual.worker import WorkerFailed
 
 from pasys.errors import InvalidInput, PasysError
 from pasys.tui.doors import Doors as Doors
@@ -37,6 +38,8 @@ SCREENS = (
 SCREENS_BY_NAME = {name: place for _, name, _, place in SCREENS}
 ONCE_TIMEOUT_S = 20.0
 HIDE_S = 1 / 60  # what moves while a screen takes the place of another
+_NEVER = 10**9
+COLLECT_EVERY_S = 60.0  # garbage that has grown old: a look for it would keep a key waiting for 0.1 s
 LOOK_EVERY_S = 1.0  # whether a browser's dashboard is still served
 
 
@@ -89,6 +92,8 @@ class Dash(App[None]):
         self._doors = doors
         self._first = screen
         self._served_by = served_by  # the process that serves it to a browser
+        self._thresholds = gc.get_threshold()
+        self.failure: BaseException | None = None  # why it has ended, where that is a fault of its own
 
     def on_mount(self) -> None:
         for theme in themes(self.brand):
@@ -107,13 +112,25 @@ class Dash(App[None]):
             await asyncio.to_thread(importlib.import_module, module_of(name))
             if isinstance(self.screen, Opening):
                 self.switch_mode(self._first)
-        gc.freeze()  # what is loaded stays: to look through it for garbage would keep a key waiting for 0.1 s
+        gc.freeze()  # what is loaded stays, and need not be looked through
+        gc.set_threshold(*gc.get_threshold()[:2], _NEVER)
+        self.set_interval(COLLECT_EVERY_S, self._collect)
+
+    def _collect(self) -> None:
+        gc.collect()
 
     @cached_property
     def source(self) -> Source:
         from pasys.tui.source import Source
 
         return Source(self._doors)
+
+    def _handle_exception(self, error: Exception) -> None:  # Textual has no public name for it
+        """End, and leave it to the command to say why. Textual would print a traceback with what all variables held:
+        addresses with their passwords among it."""
+        super()._handle_exception(error)
+        self._exit_renderables.clear()
+        self.failure = self.failure or (error.error if isinstance(error, WorkerFailed) else error)
 
     def get_default_screen(self) -> Screen[Any]:
         return Opening()
@@ -139,6 +156,7 @@ class Dash(App[None]):
         self.theme = LIGHT if self.theme == DARK else DARK
 
     async def on_unmount(self) -> None:
+        gc.set_threshold(*self._thresholds)
         if "source" in self.__dict__:
             await self.source.close()
 
