@@ -34,6 +34,15 @@ class Waiting:
 
 
 @dataclass(frozen=True, slots=True)
+class Hour:
+    """The last 60 minutes, oldest first; the last is the minute that runs. `failed` are those of the minute that have
+    failed since."""
+
+    created: list[int]
+    failed: list[int]
+
+
+@dataclass(frozen=True, slots=True)
 class Overview:
     """As of `at`. `rate` is transactions a second over the last five minutes, and `success` the part of those that
     ended well among those that ended; `p95_ms` is how long a PSP's took to settle. Both are None where none did.
@@ -73,12 +82,13 @@ async def overview(unit: Unit) -> Overview:
     )
 
 
-async def hour(unit: Unit) -> list[int]:
-    """How many transactions came in each of the last 60 minutes, oldest first; the last is the minute that runs."""
+async def hour(unit: Unit) -> Hour:
+    """How the transactions of the last 60 minutes fared."""
     last = unit.now.replace(second=0, microsecond=0)
     minutes = [last - timedelta(minutes=age) for age in reversed(range(MINUTES))]
-    found = {row.minute: row.created for row in await unit.rows(SQL["minutes"], first=_first(minutes[0]))}
-    return [found.get(minute, 0) for minute in minutes]
+    found = {row.minute: row for row in await unit.rows(SQL["minutes"], first=_first(minutes[0]))}
+    rows = [found.get(minute) for minute in minutes]
+    return Hour([row.created if row else 0 for row in rows], [row.failed if row else 0 for row in rows])
 
 
 def _first(at: datetime) -> str:

@@ -8,8 +8,9 @@ select count(*) as created,
            filter (where rail <> 'book' and status in ('succeeded', 'refunding', 'refunded'))::float8 as p95_ms
   from transaction where id >= %(first)s;
 
--- :minutes   how many transactions came in each minute since a time; a minute without any is left out
-select date_trunc('minute', created_at) as minute, count(*) as created
+-- :minutes   how many transactions came in each minute since a time, and failed; a minute without any is left out
+select date_trunc('minute', created_at) as minute, count(*) as created,
+       count(*) filter (where status in ('failed', 'fraud')) as failed
   from transaction where id >= %(first)s group by 1 order by 1;
 
 -- :in_flight   what is on its way, by asset

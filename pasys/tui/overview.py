@@ -16,7 +16,7 @@ from textual.widgets import Sparkline, Static
 
 from pasys.db import Unit
 from pasys.service import overview
-from pasys.service.overview import Overview
+from pasys.service.overview import Hour, Overview
 from pasys.tui.live import Live
 
 HOUR_EVERY_S = 15.0  # the hour costs more to count than the moment, and changes less
@@ -38,7 +38,10 @@ class OverviewScreen(Live):
     OverviewScreen #top { height: auto; }
     OverviewScreen #pace { width: 1fr; height: auto; }
     OverviewScreen #waiting { width: 1fr; height: auto; }
-    OverviewScreen #hour { height: 2; }
+    OverviewScreen #hours { height: 3; }
+    OverviewScreen #hours Vertical { width: 1fr; }
+    OverviewScreen #hours Static { height: 1; }
+    OverviewScreen Sparkline { height: 2; width: 1fr; margin-right: 1; }
     OverviewScreen #books { height: 1; }
     OverviewScreen #books.wrong { background: $error; color: $text; text-style: bold; }
     OverviewScreen #services { height: auto; }
@@ -46,7 +49,7 @@ class OverviewScreen(Live):
 
     def __init__(self) -> None:
         super().__init__()
-        self._hour: list[int] = []
+        self._hour = Hour([], [])
         self._hour_at = float("-inf")
 
     def body(self) -> ComposeResult:
@@ -54,14 +57,13 @@ class OverviewScreen(Live):
             with Horizontal(id="top"):
                 yield Static(id="pace", markup=False)
                 yield Static(id="waiting", markup=False)
-            with Vertical(id="hour-box"):
-                yield Static("", id="hour-says", markup=False)
-                yield Sparkline([], id="hour")
+            with Horizontal(id="hours"):
+                for name in ("created", "failed"):
+                    with Vertical():
+                        yield Static("", id=f"{name}-says", markup=False)
+                        yield Sparkline([], id=name)
             yield Static(id="books", markup=False)
             yield Static(id="services", markup=False)
-
-    def on_mount(self) -> None:
-        self.query_one("#hour-box").styles.height = 3
 
     async def fetch(self) -> Answer:
         now, dead_letters, services = await asyncio.gather(
@@ -77,8 +79,12 @@ class OverviewScreen(Live):
     def draw(self, answer: Answer) -> None:
         self.query_one("#pace", Static).update(pace(answer.now))
         self.query_one("#waiting", Static).update(waiting(answer, self.ink("warning")))
-        self.query_one("#hour-says", Static).update(hour_line(self._hour))
-        self.query_one(Sparkline).data = [float(count) for count in self._hour]
+        for name, says, counts in (
+            ("created", "Last hour: {} came", self._hour.created),
+            ("failed", "{} failed", self._hour.failed),
+        ):
+            self.query_one(f"#{name}-says", Static).update(hour_line(says, counts))
+            self.query_one(f"#{name}", Sparkline).data = [float(count) for count in counts]
         books = self.query_one("#books", Static)
         books.update(books_line(answer.now))
         books.set_class(bool(answer.now.off), "wrong")
@@ -114,8 +120,9 @@ def waiting(answer: Answer, ink: str) -> Table:
     return table
 
 
-def hour_line(hour: list[int]) -> str:
-    return f"Transactions a minute, last hour: {sum(hour):,} in all, {max(hour, default=0):,} at most"
+def hour_line(says: str, counts: list[int]) -> str:
+    """What stands over the bars: how many in all, and in the highest of them."""
+    return f"{says.format(f'{sum(counts):,}')}, at most {max(counts, default=0):,}/min"
 
 
 def books_line(now: Overview) -> str:
