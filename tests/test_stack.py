@@ -40,6 +40,9 @@ def test_up_twice_changes_nothing(home: Path) -> None:
     for private in (home, home / "run", home / "secrets"):
         assert private.stat().st_mode & 0o777 == 0o700
     assert (home / "run" / "endpoints.json").stat().st_mode & 0o777 == 0o600
+    logs = [log.read_text(encoding="utf-8") for log in (home / "logs").glob("*.log")]
+    wrong = [line for text in logs for line in text.splitlines() if "FATAL" in line or "ERROR" in line]
+    assert len(logs) >= 3 and not wrong, "a sound start is a quiet one"
 
 
 def test_the_database_is_durable_and_private(home: Path) -> None:

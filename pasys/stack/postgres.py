@@ -86,6 +86,7 @@ class Postgres:
         self.data = home.data / "postgres"
         self.sockets = home.sockets()
         self.password = home.secret("postgres")
+        self._new = False  # a cluster that has no database yet
         self.identity = accepted()  # tried out by a fork, which is safe only before there are threads
 
     @cached_property
@@ -108,6 +109,7 @@ class Postgres:
             self.heal()
         else:
             self._create()
+            self._new = True
         self.identity.own(self.data)
         (self.data / "pasys.conf").write_text(self._configuration(), encoding="utf-8")
 
@@ -124,12 +126,25 @@ class Postgres:
     async def probe(self) -> None:
         if not self._socket.exists():
             raise NotReady("no socket yet")
+        if self._starting():
+            raise NotReady("the database system is starting up")
+        if self._new:  # to ask for what is not there would be an error in the log
+            await self._create_database()
+            self._new = False
         try:
             await self._query("select 1", database=DATABASE)
         except pgwire.Refused as error:
-            if error.sqlstate != _NO_SUCH_DATABASE:
+            if error.sqlstate != _NO_SUCH_DATABASE:  # the first start was killed
                 raise
             await self._create_database()
+
+    def _starting(self) -> bool:
+        """As the server says it itself, in the eighth line of its pid file; who asks it then is an error in its log."""
+        try:
+            said = (self.data / "postmaster.pid").read_text(encoding="utf-8").splitlines()
+        except FileNotFoundError:
+            return False
+        return len(said) > 7 and said[7].strip() == "starting"
 
     async def _create_database(self) -> None:
         try:
