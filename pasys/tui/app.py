@@ -37,7 +37,7 @@ SCREENS = (
 )
 SCREENS_BY_NAME = {name: place for _, name, _, place in SCREENS}
 ONCE_TIMEOUT_S = 20.0
-HIDE_S = 1 / 60  # what moves while a screen takes the place of another
+HIDE_S = 1 / 60  # one frame: nobody sees what moves while a screen takes the place of another
 _NEVER = 10**9
 COLLECT_EVERY_S = 60.0  # garbage that has grown old: a look for it would keep a key waiting for 0.1 s
 LOOK_EVERY_S = 1.0  # whether a browser's dashboard is still served
