@@ -296,6 +296,18 @@ def test_a_fault_of_its_own_is_an_unexpected_error(
     assert ("in fault" in said.err) == debug
 
 
+async def test_a_screen_that_was_left_at_once_asks_nothing(doors: Doors) -> None:
+    """Who only passes by leaves no question behind: nobody would look at its answers."""
+    async with showing(doors, "overview") as (app, pilot):
+        await sees(app, "debits equal credits")
+        for name in ("accounts", "overview", "accounts", "overview"):
+            app.switch_mode(name)
+        await pilot.pause(0.3)
+        await sees(app, "Overview   ")
+        asking = [worker.node for worker in app.workers if worker.group == "fetch" and worker.is_running]
+        assert asking == [app.screen]
+
+
 async def test_whoever_changes_screens_all_day_needs_no_more_memory(doors: Doors) -> None:
     """What a screen has shown of its keys is let go of, however often it was left and looked at again."""
     async with showing(doors, "overview") as (app, pilot):

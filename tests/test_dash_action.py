@@ -13,12 +13,14 @@ from textual.widgets import Input, Static
 
 from pasys.config import Settings
 from pasys.db import Database
+from pasys.errors import OutcomeUnknown
 from pasys.events import SettlementUnknown
 from pasys.money import parse
 from pasys.service import refund_query, settlement, transaction, transaction_query
 from pasys.service.transaction import Draft
 from pasys.tui.action import Confirm, option
 from pasys.tui.app import SCREENS_BY_NAME, Dash, Doors, once, text_of
+from pasys.tui.source import Source
 from tests.dash_kit import books, does_the_same, doors_to, opened, sees, showing, shown_command
 from tests.psp_answers import capture, clear, transaction_row
 from tests.support import eventually, open_accounts, pay
@@ -279,6 +281,16 @@ async def test_a_connection_lost_at_the_commit_leaves_it_unknown(
         await sees(app, "Done. It was asked for before: it is rf_" if committed else "Done. Refund rf_")
     async with db.unit() as unit:
         assert len(await refund_query.listing(unit)) == 1
+
+
+async def test_a_change_that_announces_nothing_is_unknown_too(settings: Settings, db: Database, tmp_path: Path) -> None:
+    """Whatever a key does is a change, whether it is announced or not; the error names the command that shows it."""
+    async with wired(settings, tmp_path, carries=True) as (there, _):
+        source = Source(doors_to(lambda: there))
+        with pytest.raises(OutcomeUnknown) as unknown:
+            await source.act(lambda unit: unit.rows("update account set name = name"), look="pasys account list")
+        await source.close()
+    assert "`pasys account list`" in unknown.value.advice
 
 
 async def test_a_connection_lost_before_leaves_everything_as_it_was(

@@ -128,9 +128,9 @@ class Live(Screen[None]):
             self.app.push_screen(Confirm(action), self.say)
 
     def on_screen_resume(self) -> None:
-        self.call_after_refresh(self._look)  # what was here before is drawn first
+        self.call_after_refresh(self._ask)  # what was here before is drawn first
 
-    def _look(self) -> None:
+    def _ask(self) -> None:
         if self.is_current:  # and not left again meanwhile
             self.action_again()
 
