@@ -27,6 +27,10 @@ EPOCH = datetime(2000, 1, 1, tzinfo=UTC)  # PostgreSQL counts microseconds from 
 _MICROSECOND = timedelta(microseconds=1)
 _UUID = np.dtype("V16")
 _NO_UUID = bytes(16)
+_FIELDS = attrgetter(
+    "id", "debit", "credit", "amount_minor", "purpose", "kind",
+    "pending_id", "corrects", "effective_at", "expires_at", "reference", "linked",
+)  # fmt: skip
 
 
 def micros(at: datetime | None) -> int:
@@ -70,37 +74,22 @@ class Columns:
     @classmethod
     def of(cls, transfers: Sequence[Transfer]) -> Columns:
         """The columns of transfers, which are all of one asset."""
-
-        def numbers(name: str) -> Int64s:
-            return np.fromiter(map(attrgetter(name), transfers), np.int64, len(transfers))
-
-        def some(name: str) -> list[Any] | None:
-            values = [getattr(transfer, name) for transfer in transfers]
-            return None if values.count(None) == len(values) else values
-
-        def ids(name: str) -> Uuids | None:
-            found = some(name)
-            return None if found is None else uuid_column(found)
-
-        def times(name: str) -> Int64s | None:
-            found = some(name)
-            return None if found is None else np.array([micros(at) for at in found], np.int64)
-
-        kind = numbers("kind")
-        linked = [transfer.linked for transfer in transfers]
+        id, debit, credit, amount, purpose, kind, pending_id, corrects, effective_at, expires_at, reference, linked = (
+            zip(*map(_FIELDS, transfers), strict=True)
+        )
         return cls(
             asset=transfers[0].asset,
-            id=uuid_column([transfer.id for transfer in transfers]),
-            debit=numbers("debit"),
-            credit=numbers("credit"),
-            amount=numbers("amount_minor"),
-            purpose=numbers("purpose"),
-            kind=kind if kind.any() else None,
-            pending_id=ids("pending_id"),
-            corrects=ids("corrects"),
-            effective_at=times("effective_at"),
-            expires_at=times("expires_at"),
-            reference=some("reference"),
+            id=uuid_column(id),
+            debit=_numbers(debit),
+            credit=_numbers(credit),
+            amount=_numbers(amount),
+            purpose=_numbers(purpose),
+            kind=_numbers(kind) if any(kind) else None,
+            pending_id=None if _nothing(pending_id) else uuid_column(pending_id),
+            corrects=None if _nothing(corrects) else uuid_column(corrects),
+            effective_at=None if _nothing(effective_at) else _times(effective_at),
+            expires_at=None if _nothing(expires_at) else _times(expires_at),
+            reference=None if _nothing(reference) else reference,
             linked=np.array(linked, np.bool_) if any(linked) else None,
         )
 
@@ -182,6 +171,12 @@ class Columns:
             linked=self.linked is not None and bool(self.linked[i]),
         )
 
+    def accounts(self) -> Int64s:
+        """The accounts on both sides, in order of number."""
+        if len(self) == 1:
+            return _numbers(sorted({int(self.debit[0]), int(self.credit[0])}))
+        return np.unique(np.concatenate([self.debit, self.credit]))
+
     def repeats_itself(self) -> bool:
         """True where an id may stand twice. Found by folding each into 64 bits, so it may err on the safe side."""
         if len(self) == 1:
@@ -189,6 +184,18 @@ class Columns:
         halves = np.ascontiguousarray(self.id).view(np.uint64).reshape(-1, 2)
         folded = np.sort(halves[:, 0] ^ (halves[:, 1] * np.uint64(0x9E37_79B9_7F4A_7C15)))
         return bool((folded[1:] == folded[:-1]).any())
+
+
+def _numbers(values: Sequence[int]) -> Int64s:
+    return np.fromiter(values, np.int64, len(values))
+
+
+def _nothing(values: Sequence[object]) -> bool:
+    return values.count(None) == len(values)
+
+
+def _times(values: Sequence[datetime | None]) -> Int64s:
+    return _numbers([micros(at) for at in values])
 
 
 def _id(column: Uuids | None, i: int) -> UUID | None:

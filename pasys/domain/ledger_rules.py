@@ -3,7 +3,8 @@
 An account with a limit is *tight* where its funds at the start do not cover all that the batch asks of it. Elsewhere no
 order of events can break the limit: credits only help, posting and voiding only release. So only what touches a tight
 account, shares a hold with another transfer of the batch, or is chained to such a transfer is judged one by one
-(ledger_sequence.py); the rest is arrays. `tests/ledger_model.py` is the plain form of the same rules.
+(ledger_sequence.py); the rest is arrays. What comes alone needs neither (ledger_one.py). `tests/ledger_model.py` is the
+plain form of the same rules.
 """
 
 from __future__ import annotations
@@ -22,12 +23,18 @@ from pasys.domain.ledger import (
 )
 from pasys.domain.ledger_batch import Accounts, Batch, Books, Changes, Verdict
 from pasys.domain.ledger_columns import Bools, Columns, Int64s
+from pasys.domain.ledger_one import judge_one
 from pasys.domain.ledger_sequence import Sequencer, Work, fail_chain, hold_rule, release
 from pasys.money import MINOR_MAX
 
 
 def judge(columns: Columns, books: Books) -> Verdict:
     """The answers to a batch, and the rows that follow from them."""
+    return judge_one(columns, books) if len(columns) == 1 else judge_together(columns, books)
+
+
+def judge_together(columns: Columns, books: Books) -> Verdict:
+    """The same for a batch of any size."""
     batch = Batch(columns, books.earlier)
     work = Work(batch, books)
     _judge_alone(batch, books.accounts, work)
@@ -83,7 +90,7 @@ def _judge_holds(batch: Batch, books: Books, work: Work) -> None:
         hold, transfer = books.holds.get(hold_id), batch.columns[i]
         work.rule[i] = hold_rule(transfer, hold, books)
         if hold is not None:
-            release(work, i, hold, transfer)
+            work.pending_delta[i], work.posted_delta[i] = release(transfer, hold)
 
 
 def _tight(batch: Batch, accounts: Accounts, work: Work) -> Bools | None:

@@ -50,10 +50,14 @@ def hold_rule(transfer: Transfer, hold: Hold | None, books: Books) -> Result:
     return Result.EXCEEDS_HOLD if transfer.amount_minor > hold.amount_minor else Result.ACCEPTED
 
 
-def release(work: Work, i: int, hold: Hold, transfer: Transfer) -> None:
-    """A post or void ends the whole hold; a post moves what it asks for."""
-    work.pending_delta[i] = -hold.amount_minor
-    work.posted_delta[i] = transfer.amount_minor if transfer.kind is Kind.POST else 0
+def release(transfer: Transfer, hold: Hold) -> tuple[int, int]:
+    """What pending and posted sums change by: a post or void ends the whole hold, and a post moves what it asks for."""
+    return -hold.amount_minor, transfer.amount_minor if transfer.kind is Kind.POST else 0
+
+
+def smallest(*rules: Result) -> Result:
+    """The broken rule that answers."""
+    return min((rule for rule in rules if rule), default=Result.ACCEPTED)
 
 
 def fail_chain(batch: Batch, work: Work, members: range) -> None:
@@ -87,6 +91,14 @@ class Counters:
         if self.flags & CREDITS_MUST_NOT_EXCEED_DEBITS and credits > self.debits_posted:
             return Result.EXCEEDS_DEBITS
         return Result.EXCEEDS_RANGE if credits > MINOR_MAX else Result.ACCEPTED
+
+    def move_debits(self, pending: int, posted: int) -> None:
+        self.debits_pending += pending
+        self.debits_posted += posted
+
+    def move_credits(self, pending: int, posted: int) -> None:
+        self.credits_pending += pending
+        self.credits_posted += posted
 
 
 class Sequencer:
@@ -134,11 +146,10 @@ class Sequencer:
             return self._finish_rule(i, transfer, transfer.pending_id)
         debit = self.counters.get(int(self.work.debit_at[i]))
         credit = self.counters.get(int(self.work.credit_at[i]))
-        rules = (
+        return smallest(
             debit.debit_rule(transfer.amount_minor) if debit else Result.ACCEPTED,
             credit.credit_rule(transfer.amount_minor) if credit else Result.ACCEPTED,
         )
-        return min((rule for rule in rules if rule), default=Result.ACCEPTED)
 
     def _finish_rule(self, i: int, transfer: Transfer, hold_id: UUID) -> Result:
         hold = self.begun.get(hold_id) or self.books.holds.get(hold_id)
@@ -146,7 +157,7 @@ class Sequencer:
         if rule in (Result.ACCEPTED, Result.HOLD_EXPIRED, Result.EXCEEDS_HOLD) and hold_id in self.resolved:
             return Result.HOLD_RESOLVED
         if hold is not None:
-            release(self.work, i, hold, transfer)
+            self.work.pending_delta[i], self.work.posted_delta[i] = release(transfer, hold)
         return rule
 
     def _take(self, i: int) -> None:
@@ -175,9 +186,7 @@ class Sequencer:
         pending, posted = sign * int(self.work.pending_delta[i]), sign * int(self.work.posted_delta[i])
         debit = self.counters.get(int(self.work.debit_at[i]))
         if debit is not None:
-            debit.debits_pending += pending
-            debit.debits_posted += posted
+            debit.move_debits(pending, posted)
         credit = self.counters.get(int(self.work.credit_at[i]))
         if credit is not None:
-            credit.credits_pending += pending
-            credit.credits_posted += posted
+            credit.move_credits(pending, posted)

@@ -85,8 +85,7 @@ async def load(driver: Driver, columns: Columns, *, lock: bool, now: datetime) -
 
     With `lock` the books stay as they are until the transaction ends, and account rows are brought up to date first.
     """
-    numbers = np.unique(np.concatenate([columns.debit, columns.credit]))
-    row = await ask(driver, columns.asset, numbers, columns, lock=lock, repeats=True)
+    row = await ask(driver, columns.asset, columns.accounts(), columns, lock=lock, repeats=True)
     if row[0] is None:
         return None
     head = head_of(row)

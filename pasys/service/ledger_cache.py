@@ -76,7 +76,12 @@ class Cache:
         self._number = np.insert(self._number, between, read.number[own])
         self._place = np.insert(self._place, between, np.arange(size, size + added))
 
-    def accounts(self, numbers: Int64s, read: Accounts | None) -> Accounts:
+    def add_holds(self, read: Mapping[UUID, Hold]) -> None:
+        """Remember holds that were just read. Of one that was met before, memory knows what has become of it since."""
+        for id, hold in read.items():
+            self.holds.setdefault(id, hold)
+
+    def accounts(self, numbers: Int64s, read: Accounts | None = None) -> Accounts:
         """The accounts behind these numbers, in order. `read` has those of another asset, which are not remembered."""
         at, known = self.places(numbers)
         if not known.all():
@@ -91,10 +96,9 @@ class Cache:
         order = np.argsort(columns[0])
         return Accounts(*[column[order] for column in columns])
 
-    def take(self, columns: Columns, verdict: Verdict, holds: Mapping[UUID, Hold], *, lags: bool) -> None:
-        """What a verdict changes is remembered, as if it were written already. `holds` are those that it was found by.
-
-        With `lags`, the account rows are left behind.
+    def take(self, columns: Columns, verdict: Verdict, *, lags: bool) -> None:
+        """What a verdict changes is remembered, as if it were written already. With `lags`, the account rows are left
+        behind. The accounts and holds that it was found by must be remembered.
         """
         changed = verdict.changed
         if len(changed.number):
@@ -107,12 +111,11 @@ class Cache:
         if columns.kind is None:
             return
         for i in np.flatnonzero((columns.kind != Kind.DIRECT) & (verdict.result == 0) & verdict.recorded).tolist():
-            self._take_hold(columns[i], holds)
+            self._take_hold(columns[i])
 
-    def _take_hold(self, transfer: Transfer, holds: Mapping[UUID, Hold]) -> None:
+    def _take_hold(self, transfer: Transfer) -> None:
         if transfer.pending_id is not None:
-            known = self.holds.get(transfer.pending_id) or holds[transfer.pending_id]
-            self.holds[transfer.pending_id] = replace(known, open=False)
+            self.holds[transfer.pending_id] = replace(self.holds[transfer.pending_id], open=False)
             return
         self.holds[transfer.id] = Hold(
             id=transfer.id,

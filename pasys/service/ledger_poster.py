@@ -286,32 +286,34 @@ class _Lane:
     async def _judge(self, cache: Cache, group: _Group) -> tuple[Verdict, Writing | None]:
         """Answers by what is remembered, and what is to be written; the memory is then that of after."""
         columns, now = group.columns, cache.head.time(self._now())
-        numbers = np.unique(np.concatenate([columns.debit, columns.credit]))
-        missing = numbers[~cache.places(numbers)[1]]
-        read, holds = None, {}
-        if len(missing) or columns.pending_id is not None:
+        numbers = columns.accounts()
+        accounts = cache.accounts(numbers)
+        if len(accounts) < len(numbers) or columns.pending_id is not None:
             reader = await self._connection("reader")
+            missing = np.setdiff1d(numbers, accounts.number, assume_unique=True)
             row = await books.ask(reader, self._asset, missing, columns, lock=False, repeats=False)
             head = books.head_of(row)
             if head.epoch != cache.head.epoch or head.last_seq > cache.head.last_seq:
                 raise _Moved
-            read, holds = books.accounts_of(row), books.holds_of(row)
+            read = books.accounts_of(row)
             cache.add(read)
-        seen = Books(cache.head.last_seq, cache.accounts(numbers, read), {**holds, **cache.holds}, {}, now)
+            cache.add_holds(books.holds_of(row))
+            accounts = cache.accounts(numbers, read)
+        seen = Books(cache.head.last_seq, accounts, cache.holds, {}, now)
         verdict = judge(columns, seen)
         if not verdict.recorded.any():
             return verdict, None
         if len(columns) >= books.COPY_FROM:
             await asyncio.sleep(BREATH_S)
-        return verdict, self._seal(cache, columns, verdict, seen, now)
+        return verdict, self._seal(cache, columns, verdict, now)
 
-    def _seal(self, cache: Cache, columns: Columns, verdict: Verdict, seen: Books, now: datetime) -> Writing:
+    def _seal(self, cache: Cache, columns: Columns, verdict: Verdict, now: datetime) -> Writing:
         before = cache.head
         if len(columns) < LAG_FROM and not cache.lag:
-            cache.take(columns, verdict, seen.holds, lags=False)
+            cache.take(columns, verdict, lags=False)
             writing = books.prepare(columns, before, verdict, now, accounts=verdict.changed)
         else:
-            cache.take(columns, verdict, seen.holds, lags=True)
+            cache.take(columns, verdict, lags=True)
             rows, reached = cache.sweep(self._share(len(columns)))
             writing = books.prepare(columns, before, verdict, now, accounts=rows, projected_seq=reached)
         cache.head = writing.head
@@ -329,7 +331,7 @@ class _Lane:
         none = np.zeros(0, np.int64)
         empty = Columns(asset=self._asset, id=np.zeros(0, "V16"), debit=none, credit=none, amount=none, purpose=none)
         now = cache.head.time(EPOCH)  # nothing is recorded, so that the last row's time stays
-        verdict = judge(empty, Books(cache.head.last_seq, cache.accounts(none, None), {}, {}, now))
+        verdict = judge(empty, Books(cache.head.last_seq, cache.accounts(none), {}, {}, now))
         rows, reached = cache.sweep(REST_SHARE)
         writing = books.prepare(empty, cache.head, verdict, now, accounts=rows, projected_seq=reached)
         cache.head = writing.head
@@ -365,7 +367,8 @@ class _Lane:
     def _remember(self, columns: Columns, verdict: Verdict, seen: Books, head: Head) -> None:
         cache = self._cache = Cache(head)
         cache.add(seen.accounts)
-        cache.take(columns, verdict, seen.holds, lags=False)
+        cache.add_holds(seen.holds)
+        cache.take(columns, verdict, lags=False)
 
     def _forget(self, *, wary: bool = False) -> None:
         self._cache = None
