@@ -28,7 +28,7 @@ from pasys.service.transaction import Created, Turn
 FILE_BYTES_MAX = 512 * 2**20
 BAD_ROWS_LISTED_MAX = 100
 ACCOUNTS_A_UNIT = 2_000
-UNITS_AT_A_TIME = 3
+UNITS_AT_A_TIME = 5
 Progress = Callable[[str, int, int], None]  # what is being done, rows done, rows in all
 
 

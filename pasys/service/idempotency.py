@@ -26,12 +26,10 @@ async def take_many(
 ) -> dict[str, str | IdempotencyMismatch]:
     """Take keys for entities that are about to be made; for those that stand for something already, by key, the entity
     that the same request made, or the conflict. A key that somebody is taking is waited for."""
-    values = {"keys": list(keys), "hashes": list(hashes), "entities": list(entities)}
-    taken = await unit.rows(SQL["take_keys"], actor=unit.actor, operation=operation, now=unit.now, **values)
-    if len(taken) == len(keys):
+    values = {"actor": unit.actor, "operation": operation, "keys": list(keys), "entities": list(entities)}
+    if await unit.value(SQL["take_keys"], hashes=list(hashes), now=unit.now, **values) == len(keys):
         return {}
-    others = sorted(set(keys).difference(row.key for row in taken))
-    known = await unit.rows(SQL["keys_taken"], actor=unit.actor, operation=operation, keys=others)
+    known = await unit.rows(SQL["keys_taken"], **values)
     wanted = dict(zip(keys, hashes, strict=True))
     return {
         row.key: row.entity_id

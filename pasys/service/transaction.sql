@@ -9,17 +9,20 @@ union
 select a.id, a.name, a.asset, a.type, a.status, a.metadata ->> 'payment_method'
   from account a where a.id = any (%(numbers)s::bigint[]);
 
--- :take_keys   the idempotency keys that are ours now; a key that somebody is taking is waited for
-insert into idempotency (actor, operation, key, body_hash, entity_id, at)
-select %(actor)s, %(operation)s, key, body_hash, entity_id, %(now)s
-  from unnest(%(keys)s::text[], %(hashes)s::bytea[], %(entities)s::text[]) as t (key, body_hash, entity_id)
- order by key
-    on conflict do nothing
-returning key;
+-- :take_keys   how many of the idempotency keys are ours now; a key that somebody is taking is waited for
+with ours as (
+    insert into idempotency (actor, operation, key, body_hash, entity_id, at)
+    select %(actor)s, %(operation)s, key, body_hash, entity_id, %(now)s
+      from unnest(%(keys)s::text[], %(hashes)s::bytea[], %(entities)s::text[]) as t (key, body_hash, entity_id)
+     order by key
+        on conflict do nothing
+    returning 1)
+select count(*) from ours;
 
--- :keys_taken   what the keys stand for that were taken before
+-- :keys_taken   what the keys stand for that are not ours
 select key, body_hash, entity_id from idempotency
- where actor = %(actor)s and operation = %(operation)s and key = any (%(keys)s::text[]);
+ where actor = %(actor)s and operation = %(operation)s and key = any (%(keys)s::text[])
+   and entity_id <> all (%(entities)s::text[]);
 
 -- :give_back_keys   a refused creation takes no key; a key that stands for anything else is left alone
 delete from idempotency

@@ -57,8 +57,7 @@ class Draft(NamedTuple):
         return hashlib.sha256(_encode(body)).digest()
 
 
-@dataclass(frozen=True, slots=True)
-class Created:
+class Created(NamedTuple):
     """The answer to one draft: a transaction, one that the same key made before, or the rule that refused."""
 
     transaction_id: str | None
