@@ -257,6 +257,17 @@ async def test_linked_all_or_none(unit: Unit) -> None:
         await ledger.post(unit, [replace(t, id=uuid7()) for t in chain])
 
 
+async def test_one_of_a_failed_chain_is_asked_for_again(unit: Unit) -> None:
+    """By itself it has no reason of its own, and is refused as it was."""
+    alice, bob = await people(unit, "alice", "bob", funds=100)
+    chain = [direct(alice, bob, 1, linked=True), direct(bob, alice, 500)]
+    await ledger.post(unit, chain, refuse=False)
+    with pytest.raises(TransferRefused, match="linked_failed"):
+        await ledger.post(unit, [direct(alice, bob, 2), replace(chain[0], linked=False)])
+    with pytest.raises(InsufficientFunds, match="bob"):
+        await ledger.post(unit, [replace(chain[0], linked=False), chain[1]])
+
+
 async def test_several_assets_in_one_batch(unit: Unit) -> None:
     """A batch may span assets, is all or none across them, and answers in its own order. A chain stays in one."""
     usd = await people(unit, "alice", "bob", funds=100)

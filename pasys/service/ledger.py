@@ -165,12 +165,13 @@ async def _judge(unit: Unit, columns: Columns) -> _Judged:
 
 
 async def _raise_first(unit: Unit, part: _Judged) -> None:
-    """Raise for the first transfer that was refused for a reason of its own."""
-    if not part.verdict.result.any():
-        return
-    refused = part.verdict.result.tolist()
-    i = next(i for i, result in enumerate(refused) if result not in (Result.ACCEPTED, Result.LINKED_FAILED))
-    raise await refusal(unit, part.columns[i], Result(refused[i]), part.books)
+    """Raise for the first transfer that was refused for a reason of its own. What is only repeated may have none: the
+    reason for which its chain failed is another transfer's, which is not asked for again."""
+    result = part.verdict.result.tolist()
+    refused = [i for i, rule in enumerate(result) if rule]
+    if refused:
+        first = min(refused, key=lambda i: result[i] == Result.LINKED_FAILED)
+        raise await refusal(unit, part.columns[first], Result(result[first]), part.books)
 
 
 async def _write(unit: Unit, part: _Judged) -> None:
