@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from pasys.db import Database, Unit
 from pasys.domain import posting
 from pasys.domain.ledger import Kind, Posted, Purpose
+from pasys.domain.ledger_columns import Columns
 from pasys.errors import (
     AccountNotFound,
     HoldUnusable,
@@ -284,6 +285,8 @@ async def test_several_assets_in_one_batch(unit: Unit) -> None:
     assert await ledger.post(unit, []) == []
     with pytest.raises(InvalidInput, match="at most"):
         await ledger.post(unit, [batch[0]] * (ledger.BATCH_MAX + 1))
+    with pytest.raises(InvalidInput, match="at most"):
+        await ledger.post_many(unit, Columns.of([direct(*usd, 1)] * (ledger.BATCH_MAX + 1)))
 
 
 async def test_one_id_in_two_assets_is_a_conflict(db: Database) -> None:

@@ -363,7 +363,7 @@ async def test_bad_input_is_refused(db: Database) -> None:
         nothing = Columns.of([direct(alice, bob, 1)]).where(np.array([False]))
         assert len((await poster.post_many(nothing)).result) == 0
         with pytest.raises(InvalidInput, match="at most"):
-            await poster.post_many(Columns.of([direct(alice, bob, 1)] * (ledger_poster.BATCH_MAX + 1)))
+            await poster.post_many(Columns.of([direct(alice, bob, 1)] * (ledger.BATCH_MAX + 1)))
         with pytest.raises(InvalidInput, match="XAU has no accounts"):
             await poster.post(direct(alice, bob, 1, asset="XAU"))
         assert (await poster.post(direct(alice, bob, 1))).accepted

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 CASES = ("psp", "latency", "instant", "book")
 CUSTOMERS, MERCHANTS = 500, 50
 BATCH = 250
-IMPORT_BATCH = 4_000
 ASSET = "USD"
 FUNDS = "1000000.00"
 SETTLE_TIMEOUT_S = 600.0
@@ -202,17 +201,18 @@ async def _steadily(db: Database, rate: int, seconds: int) -> int:
 async def _import(db: Database, payments: int) -> tuple[int, int]:
     """A file, as `pasys tx import` takes it: checked in full, then created in chunks. The checking is counted, too."""
     from pasys.cli import import_file
+    from pasys.cli.transaction import BATCH_SIZE
 
     file = db.settings.home_path / "bench.csv"
     rows = (f"bench-{n},customer-{n % CUSTOMERS},merchant-{n % MERCHANTS},{10 + n % 90}.00" for n in range(payments))
     file.write_text("key,from,to,amount,asset\n" + "".join(f"{row},{ASSET}\n" for row in rows), encoding="utf-8")
     options = import_file.Options(
-        open_accounts=False, atomic=False, dry_run=False, skip_invalid=False, batch_size=IMPORT_BATCH
+        open_accounts=False, atomic=False, dry_run=False, skip_invalid=False, batch_size=BATCH_SIZE
     )
     source = import_file.Source(file, delimiter=",")
     found = import_file.prepare(source, options, lambda *_: None)
     outcome = await import_file.run(db, source, found, options, lambda *_: None)
-    return outcome.created, IMPORT_BATCH
+    return outcome.created, BATCH_SIZE
 
 
 async def _until_final(db: Database, began: float) -> None:

@@ -36,6 +36,7 @@ app = Noun("tx", "Transactions: payments, transfers, deposits, withdrawals.")
 COLUMNS = ["id", "kind", "rail", "status", "outcome", "amount", "debit", "credit", "reason", "created_at"]
 CREATED = ["id", "kind", "rail", "status", "outcome", "review", "amount", "debit", "credit", "reason", "created_at"]
 WAITS_FOR_APPROVAL = 11
+BATCH_SIZE = 4_000  # rows of a file in one unit
 
 From = Annotated[str | None, typer.Option("--from", metavar="NAME", help="The account that pays.")]
 To = Annotated[str | None, typer.Option("--to", metavar="NAME", help="The account that receives.")]
@@ -297,7 +298,7 @@ def import_(
     atomic: Annotated[bool, typer.Option("--atomic", help="All rows, or none.")] = False,
     dry_run: DryRun = False,
     skip_invalid: Annotated[bool, typer.Option("--skip-invalid", help="Leave out rows that are not valid.")] = False,
-    batch_size: Annotated[int, typer.Option("--batch-size", min=1, max=10_000, help="Rows in one unit.")] = 4_000,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, max=10_000, help="Rows in one unit.")] = BATCH_SIZE,
     delimiter: Annotated[str, typer.Option("--delimiter", metavar="CHARACTER", help="Between columns.")] = ",",
     output: Output = TABLE,
 ) -> None:

@@ -71,6 +71,11 @@ class Columns:
     def __len__(self) -> int:
         return len(self.debit)
 
+    @property
+    def linked_on(self) -> bool:
+        """True where the last one is chained to a next one, which is not among them."""
+        return self.linked is not None and bool(self.linked[-1:].any())
+
     @classmethod
     def of(cls, transfers: Sequence[Transfer]) -> Columns:
         """The columns of transfers, which are all of one asset."""

@@ -19,7 +19,7 @@ from pasys.domain.ledger_rules import judge
 from pasys.errors import InvalidInput
 from pasys.money import asset_of
 from pasys.service import ledger_books as books
-from pasys.service.ledger_books import Answers, Head
+from pasys.service.ledger_books import BATCH_MAX, Answers, Head
 from pasys.service.ledger_history import (
     ArchivedRow,
     Statement,
@@ -67,7 +67,6 @@ __all__ = [
 ]
 
 SQL = queries("ledger")
-BATCH_MAX = 10_000
 
 
 async def post(unit: Unit, transfers: Sequence[Transfer], *, refuse: bool = True) -> list[Posted]:
@@ -79,8 +78,7 @@ async def post(unit: Unit, transfers: Sequence[Transfer], *, refuse: bool = True
     """
     if not transfers:
         return []
-    if len(transfers) > BATCH_MAX:
-        raise InvalidInput(field="transfers", reason=f"a batch has at most {BATCH_MAX}; this one has {len(transfers)}")
+    books.check_batch(len(transfers), linked_on=transfers[-1].linked)
     parts = _by_asset(transfers)
     judged: list[_Judged] = []
     for code in sorted(parts):
@@ -99,10 +97,7 @@ async def post(unit: Unit, transfers: Sequence[Transfer], *, refuse: bool = True
 
 async def post_many(unit: Unit, columns: Columns) -> Answers:
     """Post a batch of one asset in order, as columns. Refusals are recorded with the rule that refused them."""
-    if len(columns) > BATCH_MAX:
-        raise InvalidInput(field="transfers", reason=f"a batch has at most {BATCH_MAX}; this one has {len(columns)}")
-    if columns.linked is not None and columns.linked[-1]:
-        raise InvalidInput(field="transfers", reason="the last of a batch has no next one to be linked with")
+    books.check_batch(len(columns), linked_on=columns.linked_on)
     part = await _judge(unit, columns)
     if part.verdict.recorded.any():
         await _write(unit, part)
@@ -148,8 +143,6 @@ def _by_asset(transfers: Sequence[Transfer]) -> dict[str, list[int]]:
 
 
 def _check_chains(transfers: Sequence[Transfer]) -> None:
-    if transfers[-1].linked:
-        raise InvalidInput(field="transfers", reason="the last of a batch has no next one to be linked with")
     for transfer, following in pairwise(transfers):
         if transfer.linked and following.asset != transfer.asset:
             raise InvalidInput(field="transfers", reason="a chain stays within one asset")

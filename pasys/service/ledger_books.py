@@ -25,13 +25,14 @@ from pasys.domain.ledger import Hold, Kind, Purpose, Recorded, Result, Transfer
 from pasys.domain.ledger_answer import Answer
 from pasys.domain.ledger_batch import Accounts, Books, Changes, Verdict
 from pasys.domain.ledger_columns import EPOCH, Bools, Columns, Int64s, micros, moment
-from pasys.errors import TransferConflict
+from pasys.errors import InvalidInput, TransferConflict
 from pasys.service import ledger_wire as wire
 
 SQL = queries("ledger")
 _TAKEN = re.compile(r"\(id\)=\((.+?)\)")
 _COPIED = ("seq", "id", "debit", "credit", "amount", "kind", "code", "result", "debit_version", "credit_version")
 _COPIED += ("debit_balance", "credit_balance", "effective_at", "recorded_at")  # of a row as it is hashed
+BATCH_MAX = 10_000  # transfers
 COPY_FROM = 2_000  # rows: below, a call of a function is cheaper than four of the protocol's turns
 Driver = psycopg.AsyncConnection[Any]
 
@@ -78,6 +79,14 @@ class Writing:
     advance: tuple[Any, ...]
     head: Head
     copies: Mapping[str, tuple[list[str], bytes]]
+
+
+def check_batch(size: int, *, linked_on: bool) -> None:
+    """Raises InvalidInput for a batch that is too large, or whose last transfer is `linked_on`, to a next one."""
+    if size > BATCH_MAX:
+        raise InvalidInput(field="transfers", reason=f"a batch has at most {BATCH_MAX}; this one has {size}")
+    if linked_on:  # where callers' batches are joined, to the next caller's
+        raise InvalidInput(field="transfers", reason="the last of a batch has no next one to be linked with")
 
 
 async def load(driver: Driver, columns: Columns, *, lock: bool, now: datetime) -> tuple[Head, Books] | None:

@@ -33,7 +33,6 @@ from pasys.service import ledger_books as books
 from pasys.service.ledger_books import Answers, Driver, Head, Writing
 from pasys.service.ledger_cache import Cache
 
-BATCH_MAX = 10_000
 GROUP_MAX = 8_192  # transfers that are committed together, unless a caller's own batch is larger
 WAITING_MAX = 100_000  # transfers that may wait; beyond, callers wait before they are heard
 LAG_FROM = 64  # a smaller batch brings the account rows up to date; it has nothing to win by leaving them behind
@@ -67,7 +66,7 @@ class Poster:
 
         Raises DatabaseUnavailable (the outcome is unknown: ask again with the same id) and TransferConflict.
         """
-        _check_end(transfer.linked)
+        books.check_batch(1, linked_on=transfer.linked)
         answers, at = await self._lane(transfer.asset).ask(transfer)
         return Posted(*answers[at])
 
@@ -76,10 +75,7 @@ class Poster:
         if not len(batch):
             none = np.zeros(0, np.int64)
             return Answers(none, none != 0, none)
-        if len(batch) > BATCH_MAX:
-            reason = f"a batch has at most {BATCH_MAX}; this one has {len(batch)}"
-            raise InvalidInput(field="transfers", reason=reason)
-        _check_end(batch.linked is not None and bool(batch.linked[-1]))
+        books.check_batch(len(batch), linked_on=batch.linked_on)
         verdict, at = await self._lane(batch.asset).ask(batch)
         mine = slice(at, at + len(batch))
         return Answers(verdict.result[mine], verdict.replayed[mine], verdict.seq[mine])
@@ -88,11 +84,6 @@ class Poster:
         if asset not in self._lanes:
             self._lanes[asset] = _Lane(self._db, asset, self._group_max, self._now)
         return self._lanes[asset]
-
-
-def _check_end(linked: bool) -> None:
-    if linked:  # it would chain one caller's transfers to the next caller's
-        raise InvalidInput(field="transfers", reason="the last of a batch has no next one to be linked with")
 
 
 @dataclass(slots=True)
