@@ -269,11 +269,12 @@ def _first_pid(pid_file: Path) -> int:
 
 
 # The C library (glibc; others do not look) gives the memory of a statement back to the system, and the next one begins
-# with asking for it again and with empty pages: a sixth of what a short statement costs. A backend may keep this much.
+# with asking for it again and with empty pages: a sixth of what a short statement costs. So a backend keeps a little;
+# with much more than this, large ones take longer.
 _KEPT_MEMORY = {
-    "MALLOC_TOP_PAD_": str(1 << 20),
-    "MALLOC_TRIM_THRESHOLD_": str(16 << 20),
-    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
+    "MALLOC_TOP_PAD_": str(256 * 1024),
+    "MALLOC_TRIM_THRESHOLD_": str(2 * 1024**2),
+    "MALLOC_MMAP_THRESHOLD_": str(4 * 1024**2),
 }
 
 
