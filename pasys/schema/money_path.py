@@ -11,6 +11,7 @@ from sqlalchemy import (
     Index,
     Integer,
     LargeBinary,
+    PrimaryKeyConstraint,
     Table,
     Text,
     UniqueConstraint,
@@ -90,12 +91,13 @@ transaction_history = Table(
 idempotency = Table(
     "idempotency",
     metadata,
-    Column("actor", Id, primary_key=True),
-    Column("operation", Id, primary_key=True),
-    Column("key", Id, primary_key=True),
+    Column("actor", Id, nullable=False),
+    Column("operation", Id, nullable=False),
+    Column("key", Id, nullable=False),
     Column("body_hash", LargeBinary, nullable=False),
     Column("entity_id", Id, nullable=False),
     Column("at", Time, nullable=False, server_default=NOW),
+    PrimaryKeyConstraint("key", "actor", "operation"),  # what differs comes first
 )
 
 import_batch = Table(
