@@ -30,7 +30,7 @@ TIDY_S = 0.2
 GATHER_S = 0.01
 LISTENER_LOCK = 7_082_502
 BACKLOG_LOCK = 7_082_503
-MAKE_WAY = 4.0  # pauses, each as long as a batch of the backlog took, while somebody writes in bulk
+MAKE_WAY = 9.0  # pauses, each as long as a batch of the backlog took, while somebody writes in bulk
 
 _SWEEP = """
 select o.event_id, e.subject || '.' || e.asset as subject, e.body
