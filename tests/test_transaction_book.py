@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,6 +16,8 @@ from pasys.db import Database
 from pasys.money import Money
 from pasys.service import account, ledger, transaction
 from pasys.service.transaction import Created, Draft, Turn
+from pasys.service.transaction_draft import Course
+from tests.support import eventually
 
 Spaces = Callable[[], AbstractContextManager[Settings]]
 NAMES = ["ada", "ada", "ada", "ben", "ben", "shop", "shop", "ice", "gone", "nobody", None]
@@ -68,8 +70,9 @@ select t.id, t.kind, t.rail, t.status, t.asset, t.amount_minor, d.name as debit,
 """
 
 
-async def world(settings: Settings, batches: list[list[Draft]]) -> list[Any]:
-    """What is answered and what is stored, ids replaced by the order of their rows."""
+async def world(settings: Settings, batches: list[list[Draft]], *, in_turn: bool = False) -> list[Any]:
+    """What is answered and what is stored, ids replaced by the order of their rows. With `in_turn`, each batch knows
+    what became of the one before it."""
     db = Database(settings)
     try:
         async with db.unit() as unit:
@@ -80,9 +83,12 @@ async def world(settings: Settings, batches: list[list[Draft]]) -> list[Any]:
             await account.freeze(unit, "ice", "USD")
             await account.close(unit, "gone", "USD")
         answers: list[Created] = []
+        turn = None
         for batch in batches:
+            turn = Turn(turn) if in_turn else Turn()
             async with db.unit() as unit:
-                answers += await transaction.create_many(unit, batch, partial=True)
+                answers += await transaction.create_many(unit, batch, partial=True, turn=turn)
+            turn.committed.set()
         async with db.unit() as unit:
             rows = await unit.rows(TRANSACTIONS)
             ids = {row.id: f"#{n}" for n, row in enumerate(rows)}
@@ -99,16 +105,21 @@ async def world(settings: Settings, batches: list[list[Draft]]) -> list[Any]:
         await db.close()
 
 
+@pytest.mark.parametrize("in_turn", [False, True])
 @pytest.mark.parametrize("seed", range(4))
-def test_columns_and_objects_are_the_same(seed: int, spaces: Spaces, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_columns_and_objects_are_the_same(
+    seed: int, in_turn: bool, spaces: Spaces, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The same answers, rows, postings, histories, announcements and keys, refusals and replays among them."""
-    batches = [drafts(seed, 120), drafts(seed, 60) + drafts(seed + 100, 60)]
+    harmless = [Draft(Money(1, "USD"), credit="ada"), Draft(Money(1, "JPY"), credit="ben")]
+    batches = [drafts(seed, 120), harmless, harmless, drafts(seed, 60) + drafts(seed + 100, 60)]
     found = []
     for book_from in (1, 10**9):
         monkeypatch.setattr(transaction, "BOOK_FROM", book_from)
         monkeypatch.setattr("pasys.db.COPY_FROM", book_from)
+        monkeypatch.setattr("pasys.service.idempotency.COPY_FROM", book_from)
         with spaces() as settings:
-            found.append(asyncio.run(world(settings, batches)))
+            found.append(asyncio.run(world(settings, batches, in_turn=in_turn)))
     for one, other in zip(*found, strict=True):
         assert one == other
     rules = {refusal[0] for *_, refusal in found[0][0] if refusal}
@@ -140,9 +151,84 @@ async def test_batches_that_share_keys_in_opposite_order_do_not_wait_for_each_ot
         assert len({made.transaction_id for batch in found for made in batch}) == 2
 
 
-@pytest.mark.parametrize("book_from", [1, 10**9])
-async def test_batches_post_in_their_order(book_from: int, db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second of two batches spends what the first deposits, although it could have posted long before."""
+async def test_equal_batches_at_once_are_one(db: Database) -> None:
+    """Six callers ask for the same six hundred at a time, in different orders: one makes them, and all get the same
+    answers."""
+    async with db.unit() as unit:
+        await account.open(unit, name="ada", type="customer", asset="USD")
+    wanted = [Draft(Money(n + 1, "USD"), credit="ada", key=f"k{n}") for n in range(600)]
+
+    async def caller(seed: int) -> dict[str, Created]:
+        asked = random.Random(seed).sample(wanted, len(wanted))
+        async with db.unit() as unit:
+            made = await transaction.create_many(unit, asked, partial=True)
+        return {str(draft.key): one for draft, one in zip(asked, made, strict=True)}
+
+    async with asyncio.timeout(60):
+        found = await asyncio.gather(*map(caller, range(6)))
+    assert all(one.refusal is None for answers in found for one in answers.values())
+    assert len({tuple(sorted((key, one.transaction_id) for key, one in answers.items())) for answers in found}) == 1
+    assert sorted(sum(one.replayed for one in answers.values()) for answers in found) == [0, 600, 600, 600, 600, 600]
+    async with db.unit() as unit:
+        assert await unit.value("select count(*) from transaction") == 600
+        assert await unit.value("select count(*) from idempotency") == 600
+
+
+async def test_equal_batches_that_meet_half_way_do_not_wait_for_each_other(db: Database) -> None:
+    """Two callers want the same keys in opposite order, and both come upon one in the middle that somebody has and then
+    does not take."""
+    async with db.unit() as unit:
+        await account.open(unit, name="ada", type="customer", asset="USD")
+    wanted = [Draft(Money(1, "USD"), credit="ada", key=f"k{n}") for n in range(600)]
+
+    async def caller(asked: list[Draft]) -> list[Created]:
+        async with db.unit() as unit:
+            return await transaction.create_many(unit, asked, partial=True)
+
+    async def both_wait() -> bool:
+        async with db.unit() as unit:
+            return await unit.value(
+                "select count(*) = 2 from pg_stat_activity"
+                " where datname = current_database() and wait_event_type = 'Lock'"
+            )
+
+    callers: list[asyncio.Task[list[Created]]] = []
+    with suppress(KeyError):
+        async with db.unit() as unit:
+            await transaction.create(unit, wanted[300])
+            callers += [asyncio.create_task(caller(asked)) for asked in (wanted, wanted[::-1])]
+            await eventually(both_wait)
+            raise KeyError
+    async with asyncio.timeout(30):
+        one, other = await asyncio.gather(*callers)
+    assert [made.transaction_id for made in one] == [made.transaction_id for made in reversed(other)]
+
+
+async def test_one_key_that_is_taken_does_not_keep_the_others_from_being_taken(db: Database) -> None:
+    """Among six hundred new ones there is one of before, and one of before with another body."""
+    async with db.unit() as unit:
+        await account.open(unit, name="ada", type="customer", asset="USD")
+        before = [Draft(Money(1, "USD"), credit="ada", key=key) for key in ("k300", "k599")]
+        (first, _) = await transaction.create_many(unit, before, partial=True)
+    asked = [Draft(Money(1 if n == 300 else 2, "USD"), credit="ada", key=f"k{n}") for n in range(600)]
+    async with db.unit() as unit:
+        made = await transaction.create_many(unit, asked, partial=True)
+    assert (made[300].transaction_id, made[300].replayed) == (first.transaction_id, True)
+    assert made[599].refusal is not None and made[599].refusal.code == "idempotency_mismatch"
+    fresh = {one.transaction_id for one in made if not one.replayed and one.refusal is None}
+    assert len(fresh) == 598 and first.transaction_id not in fresh
+    async with db.unit() as unit:
+        again = await transaction.create_many(unit, asked, partial=True)
+    assert [one.transaction_id for one in again] == [one.transaction_id for one in made]
+    assert sum(one.replayed for one in again) == 599
+
+
+@pytest.mark.parametrize(("book_from", "refused"), [(1, False), (1, True), (10**9, False)])
+async def test_batches_post_in_their_order(
+    book_from: int, refused: bool, db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second of two batches spends what the first deposits, although it could have posted long before; where one
+    before them was refused, too."""
     monkeypatch.setattr(transaction, "BOOK_FROM", book_from)
     async with db.unit() as unit:
         await account.open(unit, name="ada", type="customer", asset="USD")
@@ -159,7 +245,7 @@ async def test_batches_post_in_their_order(book_from: int, db: Database, monkeyp
         turn.committed.set()
         return made
 
-    first, price = Late(), Money(5, "USD")
+    first, price = Late(course=Course(refused)), Money(5, "USD")
     batches = asyncio.gather(
         one(Draft(price, credit="ada"), first), one(Draft(price, debit="ada", credit="shop"), Turn(first))
     )

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pasys.db import Unit, queries
+from psycopg.errors import UniqueViolation
+
+from pasys.db import COPY_FROM, Unit, queries
 from pasys.errors import IdempotencyMismatch, InvalidInput
 
 SQL = queries("transaction")
@@ -26,6 +28,8 @@ async def take_many(
 ) -> dict[str, str | IdempotencyMismatch]:
     """Take keys for entities that are about to be made; for those that stand for something already, by key, the entity
     that the same request made, or the conflict. A key that somebody is taking is waited for."""
+    if len(keys) >= COPY_FROM and await _take_at_once(unit, operation, keys, hashes, entities):
+        return {}
     values = {"actor": unit.actor, "operation": operation, "keys": list(keys), "entities": list(entities)}
     if await unit.value(SQL["take_keys"], hashes=list(hashes), now=unit.now, **values) == len(keys):
         return {}
@@ -37,6 +41,31 @@ async def take_many(
         else IdempotencyMismatch(key=row.key, entity_id=row.entity_id)
         for row in known
     }
+
+
+async def _take_at_once(
+    unit: Unit, operation: str, keys: Sequence[str], hashes: Sequence[bytes], entities: Sequence[str]
+) -> bool:
+    """Take all of them, or none: COPY knows no way around a key that is taken, but costs half of what does.
+
+    In the order in which everybody takes them, so that two who want the same never wait for each other.
+    """
+    order = sorted(range(len(keys)), key=keys.__getitem__)
+    try:
+        async with unit.driver.transaction():
+            await unit.copy(
+                "idempotency",
+                len(keys),
+                actor=unit.actor,
+                operation=operation,
+                key=[keys[at] for at in order],
+                body_hash=[hashes[at] for at in order],
+                entity_id=[entities[at] for at in order],
+                at=unit.now,
+            )
+    except UniqueViolation:
+        return False
+    return True
 
 
 async def give_back(unit: Unit, *, operation: str, keys: Sequence[str], entities: Sequence[str]) -> None:

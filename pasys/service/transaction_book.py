@@ -12,6 +12,7 @@ from uuid import UUID
 
 import msgspec
 import numpy as np
+from psycopg import Rollback
 
 from pasys import ids
 from pasys.bulk import one_uuid_arrays
@@ -70,9 +71,10 @@ class _Book:
         for asset, columns in transfers.items():  # nobody sees them before the commit; those of refused ones go again
             await self._insert(columns, parts[asset])
         await self._unit.write_outbox(relayed=False)
-        await turn.post()
-        for asset, columns in transfers.items():  # in order: this is where assets are locked
-            await self._post(columns, parts[asset])
+        made = [(columns, parts[asset]) for asset, columns in transfers.items()]
+        if turn.course.refused or not await self._post_all(made, turn):  # where one was refused the next is, too
+            await turn.post()
+            turn.course.refused = await self._post_some(made)
         await self._take_back()
         fresh, claims = [Created(id, Status.SUCCEEDED) for id in self._ids], self._claims
         return await answers(self._unit, fresh, replays=claims.replays, refusals=claims.refusals)
@@ -135,21 +137,39 @@ class _Book:
             ]
         )
 
-    async def _post(self, columns: Columns, part: _Part) -> None:
-        result = (await ledger.post_many(self._unit, columns)).result
-        for i in np.flatnonzero(result).tolist():
-            id, rule = UUID(bytes=columns.id[i].tobytes()), Result(int(result[i])).rule
-            self._claims.refusals[part.at[i]] = TransferRefused(transfer_id=id, rule=rule)
-        made = [self._ids[part.at[i]] for i in np.flatnonzero(result == Result.ACCEPTED).tolist()]
-        if made:
-            await self._record(made)
+    async def _post_all(self, made: Sequence[tuple[Columns, _Part]], turn: Turn) -> bool:
+        """Record and post all, or do nothing, and False: where a rule refuses one, its steps must not be there, and
+        their table knows no way back. They are recorded first, because assets are locked from their posting on."""
+        async with self._unit.driver.transaction():
+            for _, part in made:
+                await self._record(part.at)
+            await turn.post()
+            for columns, _ in made:  # in order: each locks its asset
+                if (await ledger.post_many(self._unit, columns)).result.any():
+                    raise Rollback
+            return True
+        return False
 
-    async def _record(self, made: list[str]) -> None:
-        """The two steps of each, once it is sure: their table knows no way back."""
+    async def _post_some(self, made: Sequence[tuple[Columns, _Part]]) -> bool:
+        """Post those that no rule refuses, and record them; whether there are others."""
+        refused = False
+        for columns, part in made:
+            result = (await ledger.post_many(self._unit, columns)).result
+            refused |= bool(result.any())
+            for i in np.flatnonzero(result).tolist():
+                id, rule = UUID(bytes=columns.id[i].tobytes()), Result(int(result[i])).rule
+                self._claims.refusals[part.at[i]] = TransferRefused(transfer_id=id, rule=rule)
+            await self._record([part.at[i] for i in np.flatnonzero(result == Result.ACCEPTED).tolist()])
+        return refused
+
+    async def _record(self, at: Sequence[int]) -> None:
+        """The two steps of those at these places."""
+        if not at:
+            return
         unit, initialized, succeeded = self._unit, Status.INITIALIZED, Status.SUCCEEDED
-        same = {"transaction_id": made, "at": unit.now, "actor": unit.actor}
-        await unit.copy("transaction_history", len(made), to_status=initialized, **same)
-        await unit.copy("transaction_history", len(made), from_status=initialized, to_status=succeeded, **same)
+        same = {"transaction_id": [self._ids[place] for place in at], "at": unit.now, "actor": unit.actor}
+        await unit.copy("transaction_history", len(at), to_status=initialized, **same)
+        await unit.copy("transaction_history", len(at), from_status=initialized, to_status=succeeded, **same)
 
     async def _take_back(self) -> None:
         """What was refused leaves no row, no announcement and no key."""

@@ -67,6 +67,13 @@ class Created(NamedTuple):
 
 
 @dataclass(slots=True)
+class Course:
+    """What several batches of one caller have met with: whether any of the last one that was posted was `refused`."""
+
+    refused: bool = False
+
+
+@dataclass(slots=True)
 class Turn:
     """The place of a batch among several that one caller creates at a time, in order.
 
@@ -77,6 +84,11 @@ class Turn:
     before: Turn | None = None
     claimed: asyncio.Event = field(default_factory=asyncio.Event)
     committed: asyncio.Event = field(default_factory=asyncio.Event)
+    course: Course = field(default_factory=Course)
+
+    def __post_init__(self) -> None:
+        if self.before is not None:
+            self.course = self.before.course
 
     async def claim(self) -> None:
         if self.before is not None:
