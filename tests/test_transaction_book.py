@@ -250,6 +250,7 @@ async def test_batches_post_in_their_order(
         one(Draft(price, credit="ada"), first), one(Draft(price, debit="ada", credit="shop"), Turn(first))
     )
     await asyncio.sleep(0.3)
+    assert not batches.done()
     late.set()
     async with asyncio.timeout(20):
         assert [made.refusal for batch in await batches for made in batch] == [None, None]
