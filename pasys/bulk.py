@@ -1,7 +1,7 @@
 """Rows by the thousand travel to PostgreSQL as COPY takes them in binary: it writes pages where INSERT writes rows.
 
 A column is a numpy array (int64, any big-endian integers, or V16 for uuids), a list of texts or bytes with None for
-null, or one value that stands in every row.
+null, or one value that stands in every row, None among them.
 Format: https://www.postgresql.org/docs/current/sql-copy.html#SQL-COPY-FILE-FORMATS
 """
 
@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from itertools import chain
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-Column = NDArray[Any] | Sequence[str | bytes | None] | str | bytes | datetime
+Column = NDArray[Any] | Sequence[str | bytes | None] | str | bytes | datetime | None
+_Fixed = NDArray[Any] | bytes | None  # the cells of a column, all of one length
 _HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 _END = b"\xff\xff"
 _NULL = b"\xff\xff\xff\xff"
@@ -28,16 +31,32 @@ def copy_rows(count: int, columns: Mapping[str, Column]) -> tuple[list[str], byt
     laid = {name: _cells(column) for name, column in columns.items()}
     fixed = {name: cells for name, cells in laid.items() if not isinstance(cells, list)}
     free = {name: cells for name, cells in laid.items() if isinstance(cells, list)}  # behind the others
-    data = _fixed(count, fixed, fields=len(laid))
     if not free:
-        return [*fixed], _HEADER + data + _END
-    width = len(data) // count
-    parts: list[list[bytes]] = [[data[at : at + width] for at in range(0, len(data), width)]]
-    for cells in free.values():
+        return [*fixed], _HEADER + _fixed(count, fixed, fields=len(laid)).tobytes() + _END
+    first, *others = free.values()
+    sizes = np.array([-1 if cell is None else len(cell) for cell in first])
+    rows = _fixed(count, fixed, fields=len(laid), sizes=sizes)
+    data, width = rows.tobytes(), rows.itemsize
+    parts: list[list[bytes]] = [[data[at : at + width] for at in range(0, len(data), width)], _filled(first)]
+    for cells in others:
         parts.append([_NULL if cell is None else len(cell).to_bytes(4, "big") for cell in cells])
-        parts.append([cell or b"" for cell in cells])
-    rows = b"".join([piece for row in zip(*parts, strict=True) for piece in row])
-    return [*fixed, *free], _HEADER + rows + _END
+        parts.append(_filled(cells))
+    return [*fixed, *free], b"".join([_HEADER, *chain.from_iterable(zip(*parts, strict=True)), _END])
+
+
+def copy_pairs(count: int, first: Mapping[str, Column], second: Mapping[str, Column]) -> tuple[list[str], bytes]:
+    """Two rows of the same columns for each of so many, one behind the other; each column has cells of one length."""
+    halves = []
+    for columns in (first, {name: second[name] for name in first}):
+        laid = {name: _cells(column) for name, column in columns.items()}
+        fixed = {name: cells for name, cells in laid.items() if not isinstance(cells, list)}
+        assert len(fixed) == len(laid), "all cells of a column are of one length"
+        halves.append(_fixed(count, fixed, fields=len(laid)).view(np.uint8).reshape(count, -1))
+    return [*first], _HEADER + np.hstack(halves).tobytes() + _END
+
+
+def _filled(cells: list[bytes | None]) -> list[bytes]:
+    return [cell or b"" for cell in cells]
 
 
 def one_uuid_arrays(ids: NDArray[np.void]) -> NDArray[np.void]:
@@ -48,7 +67,7 @@ def one_uuid_arrays(ids: NDArray[np.void]) -> NDArray[np.void]:
     return cells.view(f"V{cells.shape[1]}").reshape(-1)
 
 
-def _cells(column: Column) -> NDArray[Any] | bytes | list[bytes | None]:
+def _cells(column: Column) -> _Fixed | list[bytes | None]:
     """A column as bytes: of one length each where that is so, else one by one."""
     if isinstance(column, str):
         return column.encode()
@@ -56,8 +75,13 @@ def _cells(column: Column) -> NDArray[Any] | bytes | list[bytes | None]:
         return struct.pack(">q", (column - _EPOCH) // timedelta(microseconds=1))
     if isinstance(column, np.ndarray):
         return column.astype(">i8") if column.dtype == np.int64 else column  # what is big-endian is ready
-    if isinstance(column, bytes):
+    if column is None or isinstance(column, bytes):
         return column
+    with suppress(TypeError):  # which it raises where not all are texts
+        texts = cast("Sequence[str]", column)
+        text, widths = "".join(texts), set(map(len, texts))
+        if text and text.isascii() and len(widths) == 1:
+            return np.frombuffer(text.encode(), f"V{widths.pop()}")
     cells = [cell.encode() if isinstance(cell, str) else cell for cell in column]
     whole = [cell for cell in cells if cell is not None]
     if len(whole) < len(cells) or len(set(map(len, whole))) != 1 or not whole[0]:
@@ -65,14 +89,23 @@ def _cells(column: Column) -> NDArray[Any] | bytes | list[bytes | None]:
     return np.frombuffer(b"".join(whole), f"V{len(whole[0])}")
 
 
-def _fixed(count: int, columns: Mapping[str, NDArray[Any] | bytes], *, fields: int) -> bytes:
+def _fixed(
+    count: int, columns: Mapping[str, _Fixed], *, fields: int, sizes: NDArray[Any] | None = None
+) -> NDArray[np.void]:
+    """Rows as far as their cells are of one length; `sizes` are those of the cells that follow."""
     layout: list[tuple[str, Any]] = [("fields", ">i2")]
     for name, cells in columns.items():
-        kind = f"V{len(cells)}" if isinstance(cells, bytes) else cells.dtype
-        layout += [(f"{name} size", ">i4"), (name, kind)]
+        layout.append((f"{name} size", ">i4"))
+        if cells is not None:
+            layout.append((name, f"V{len(cells)}" if isinstance(cells, bytes) else cells.dtype))
+    if sizes is not None:
+        layout.append(("next size", ">i4"))
     rows = np.empty(count, np.dtype(layout))
     rows["fields"] = fields
     for name, cells in columns.items():
-        rows[name] = np.void(cells) if isinstance(cells, bytes) else cells
-        rows[f"{name} size"] = rows.dtype[name].itemsize
-    return rows.tobytes()
+        if cells is not None:
+            rows[name] = np.void(cells) if isinstance(cells, bytes) else cells
+        rows[f"{name} size"] = -1 if cells is None else rows.dtype[name].itemsize
+    if sizes is not None:
+        rows["next size"] = sizes
+    return rows

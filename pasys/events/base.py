@@ -53,13 +53,7 @@ def pattern(subject: str) -> str:
     return f"{subject}.>" if subject in {known.split(".")[0] for known in CATALOG} else subject
 
 
-class Envelope(msgspec.Struct, frozen=True, kw_only=True):
-    """What every message carries around its fact.
-
-    `causation_id` is the event that was being handled when this one was announced; `correlation_id` is the entity that
-    the whole story is about (a transaction, a run); `trace_id` joins logs and spans of one request.
-    """
-
+class _Cover(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     subject: str
     version: int
@@ -68,7 +62,20 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True):
     causation_id: str | None = None
     trace_id: str | None = None
     actor: str | None = None
+
+
+class Envelope(_Cover, frozen=True, kw_only=True):
+    """What every message carries around its fact.
+
+    `causation_id` is the event that was being handled when this one was announced; `correlation_id` is the entity that
+    the whole story is about (a transaction, a run); `trace_id` joins logs and spans of one request.
+    """
+
     data: msgspec.Raw
+
+
+class _Sent(_Cover, frozen=True, kw_only=True):
+    data: Event
 
 
 class Announcement(msgspec.Struct, frozen=True):
@@ -79,7 +86,7 @@ class Announcement(msgspec.Struct, frozen=True):
     body: bytes
 
 
-_encoder = msgspec.json.Encoder()
+_encode = msgspec.json.Encoder().encode
 _envelopes = msgspec.json.Decoder(Envelope)
 _decoders: dict[str, msgspec.json.Decoder[Any]] = {}
 
@@ -95,8 +102,8 @@ def encode(
     actor: str | None = None,
 ) -> bytes:
     """The message of an event: JSON of its envelope."""
-    return _encoder.encode(
-        Envelope(
+    return _encode(
+        _Sent(
             id=id,
             subject=event.subject,
             version=event.version,
@@ -105,7 +112,7 @@ def encode(
             causation_id=causation_id,
             trace_id=trace_id,
             actor=actor,
-            data=msgspec.Raw(_encoder.encode(event)),
+            data=event,
         )
     )
 

@@ -15,8 +15,8 @@ import numpy as np
 from psycopg import Rollback
 
 from pasys import ids
-from pasys.bulk import one_uuid_arrays
-from pasys.db import Unit, queries
+from pasys.bulk import copy_pairs, one_uuid_arrays
+from pasys.db import Unit, copy_into, queries
 from pasys.domain import posting
 from pasys.domain.ledger import Result
 from pasys.domain.ledger_columns import NEVER, Columns, Int64s, micros
@@ -166,10 +166,10 @@ class _Book:
         """The two steps of those at these places."""
         if not at:
             return
-        unit, initialized, succeeded = self._unit, Status.INITIALIZED, Status.SUCCEEDED
-        same = {"transaction_id": [self._ids[place] for place in at], "at": unit.now, "actor": unit.actor}
-        await unit.copy("transaction_history", len(at), to_status=initialized, **same)
-        await unit.copy("transaction_history", len(at), from_status=initialized, to_status=succeeded, **same)
+        same = {"transaction_id": [self._ids[place] for place in at], "at": self._unit.now, "actor": self._unit.actor}
+        begun = {"from_status": None, "to_status": Status.INITIALIZED, **same}
+        done = {"from_status": Status.INITIALIZED, "to_status": Status.SUCCEEDED, **same}
+        await copy_into(self._unit.driver, "transaction_history", copy_pairs(len(at), begun, done))
 
     async def _take_back(self) -> None:
         """What was refused leaves no row, no announcement and no key."""
