@@ -120,18 +120,9 @@ async def advance(
 
 
 def _draft(row: Row, batch_id: str) -> Draft:
-    return Draft(
-        amount=row.amount,
-        rail=row.rail,
-        kind=row.kind,
-        debit=row.debit,
-        credit=row.credit,
-        payment_method=row.payment_method,
-        effective_at=row.effective_at,
-        metadata=row.metadata,
-        key=row.key or f"{batch_id}:{row.line}",
-        batch_id=batch_id,
-    )
+    line, key, kind, debit, credit, amount, rail, payment_method, effective_at, metadata = row
+    key = key or f"{batch_id}:{line}"
+    return Draft(amount, rail, kind, debit, credit, payment_method, effective_at, metadata, key, batch_id)
 
 
 def refusals_of(rows: Sequence[Row], answers: Sequence[Created]) -> list[Refusal]:

@@ -81,13 +81,14 @@ class _Book:
 
     def _lay_out(self, known: Parties, others: Systems) -> dict[str, _Part]:
         parts: dict[str, _Part] = {}
+        refusals, replays = self._claims.refusals, self._claims.replays
         for at, draft in enumerate(self._drafts):
-            if at in self._claims.refusals or at in self._claims.replays:
+            if at in refusals or at in replays:
                 continue
             try:
                 kind, debit, credit = sides(draft, known)
             except Rejected as no:
-                self._claims.refusals[at] = no
+                refusals[at] = no
                 continue
             part = parts.setdefault(draft.amount.asset, _Part())
             part.at.append(at)

@@ -215,7 +215,7 @@ def sides(draft: Draft, found: Parties) -> tuple[Kind, Party | None, Party | Non
     asset = draft.amount.asset
     if draft.amount.minor < 1:
         raise InvalidInput(field="amount", reason=f"{draft.amount} is not positive")
-    debit, credit = (_party(found, name, asset) for name in (draft.debit, draft.credit))
+    debit, credit = _party(found, draft.debit, asset), _party(found, draft.credit, asset)
     kind = _kind(draft.kind, debit.type if debit else None, credit.type if credit else None, draft.rail)
     if debit is not None and credit is not None and debit.id == credit.id:
         raise InvalidInput(field="to", reason=f"{credit.name} is the account that pays")
