@@ -18,7 +18,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB, UUID
 
-from pasys.schema.base import NOW, Id, Time, metadata, one_of
+from pasys.schema.base import NOW, ONLY_ADDED_TO, Id, Time, metadata, one_of
 
 asset = Table(
     "asset",
@@ -116,8 +116,7 @@ transfer_key = Table(
     Column("id", UUID, primary_key=True),
     Column("asset", Id, nullable=False),
     Column("seq", BigInteger, nullable=False),
-    # It is only ever added to, as is the journal: there is nothing to clean up, and little news for the planner.
-    postgresql_with={"autovacuum_vacuum_insert_threshold": "-1", "autovacuum_analyze_scale_factor": "1"},
+    postgresql_with=ONLY_ADDED_TO,
 )
 
 # A hold that is still open: its pending transfer has been neither posted, voided nor expired.

@@ -19,7 +19,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, UUID
 
-from pasys.schema.base import NOW, Id, Time, metadata, one_of
+from pasys.schema.base import NOW, ONLY_ADDED_TO, Id, Time, metadata, one_of
 
 # Transactions --------------------------------------------------------------------------------------------------------
 
@@ -72,7 +72,11 @@ transaction = Table(
     Index(
         "transaction_charge_reference_idx", "charge_reference", postgresql_where=text("charge_reference is not null")
     ),
-    postgresql_with={"fillfactor": "70"},
+    postgresql_with={
+        "fillfactor": "70",
+        "autovacuum_vacuum_insert_threshold": "-1",
+        "autovacuum_analyze_scale_factor": "0.5",
+    },
 )
 
 transaction_history = Table(
@@ -86,6 +90,7 @@ transaction_history = Table(
     Column("event_id", Id),
     Column("actor", Text),
     Index("transaction_history_transaction_id_idx", "transaction_id"),
+    postgresql_with=ONLY_ADDED_TO,
 )
 
 idempotency = Table(
@@ -98,6 +103,7 @@ idempotency = Table(
     Column("entity_id", Id, nullable=False),
     Column("at", Time, nullable=False, server_default=NOW),
     PrimaryKeyConstraint("key", "actor", "operation"),  # what differs comes first
+    postgresql_with=ONLY_ADDED_TO,
 )
 
 import_batch = Table(

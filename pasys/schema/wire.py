@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import Boolean, Column, Index, Integer, LargeBinary, Table, text
 
-from pasys.schema.base import Id, Time, metadata
+from pasys.schema.base import ONLY_ADDED_TO, Id, Time, metadata
 
 # Every fact that was announced, kept for a while so that a bus that lost its tail can be refilled.
 event = Table(
@@ -18,6 +18,7 @@ event = Table(
     Column("body", LargeBinary, nullable=False),
     Column("at", Time, nullable=False),
     Index("event_correlation_id_idx", "correlation_id"),
+    postgresql_with=ONLY_ADDED_TO,
 )
 
 # The queue of facts that the bus has not acknowledged yet. Without `claimed_until` a row is wanted out at once, by any
