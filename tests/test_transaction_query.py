@@ -47,6 +47,9 @@ FILTERS: list[tuple[dict[str, Any], set[str]]] = [
     ({"account": "bob"}, {"transfer"}),
     ({"account": "nobody"}, set()),
     ({"account": "shop"}, {"pending", "succeeded", "failed"}),
+    ({"account": "alice"}, {"deposit", "yen", "transfer", "pending", "succeeded", "failed"}),
+    ({"account": "alice", "status": "succeeded", "asset": "USD"}, {"deposit", "transfer", "succeeded"}),
+    ({"account": "alice", "asset": "JPY"}, {"yen"}),
     ({"batch": "imp_1"}, {"deposit"}),
     ({"outcome": "unknown"}, set()),
     ({"review": True}, set()),
@@ -101,12 +104,13 @@ async def test_an_unknown_asset_is_refused(db):
             await transaction_query.listing(unit, asset="usd")
 
 
-async def test_pages_are_whole(db, known):
-    """Page by page everything comes once, also while new transactions are made."""
+@pytest.mark.parametrize("account", [None, "alice"])
+async def test_pages_are_whole(db, known, account):
+    """Page by page everything comes once, also while new transactions are made; of one account on either side, too."""
     seen: list[str] = []
     while True:
         async with db.unit() as unit:
-            page = await transaction_query.listing(unit, limit=2, after=seen[-1] if seen else None)
+            page = await transaction_query.listing(unit, limit=2, account=account, after=seen[-1] if seen else None)
         if not page:
             break
         seen += [row.id for row in page]

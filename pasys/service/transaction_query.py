@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Select, select
+from sqlalchemy import ColumnElement, CompoundSelect, Select, false, select, union_all
 
 from pasys import ids
 from pasys.db import Unit, queries
@@ -120,7 +120,7 @@ async def listing(
     """
     if not 1 <= limit <= LISTING_MAX:
         raise InvalidInput(field="limit", reason=f"it is 1 to {LISTING_MAX}")
-    chosen = _selected().order_by(table.c.id.desc()).limit(limit)
+    where: list[ColumnElement[bool]] = []
     for column, value, known in (
         (table.c.status, status, Status),
         (table.c.kind, kind, Kind),
@@ -129,29 +129,45 @@ async def listing(
         if value is not None:
             if value not in [str(item) for item in known]:
                 raise InvalidInput(field=column.name, reason=f"{value!r} is none of {', '.join(map(str, known))}")
-            chosen = chosen.where(column == value)
+            where.append(column == value)
     if asset is not None:
-        chosen = chosen.where(table.c.asset == asset_of(asset).code)
-    if account is not None:
-        number = ids.account_number(account)
-        mine = [_debit.c.name == account, _credit.c.name == account]
-        if number is not None:
-            mine = [table.c.debit_account == number, table.c.credit_account == number]
-        chosen = chosen.where(mine[0] | mine[1])
+        where.append(table.c.asset == asset_of(asset).code)
     for column, value in ((table.c.rail, rail), (table.c.batch_id, batch), (table.c.review, review)):
         if value is not None:
-            chosen = chosen.where(column == value)
+            where.append(column == value)
     if since is not None:
-        chosen = chosen.where(table.c.created_at >= since)
+        where.append(table.c.created_at >= since)
     if until is not None:
-        chosen = chosen.where(table.c.created_at < until)
+        where.append(table.c.created_at < until)
     if above is not None:
-        chosen = chosen.where(table.c.asset == above.asset, table.c.amount_minor > above.minor)
+        where += [table.c.asset == above.asset, table.c.amount_minor > above.minor]
     if below is not None:
-        chosen = chosen.where(table.c.asset == below.asset, table.c.amount_minor < below.minor)
+        where += [table.c.asset == below.asset, table.c.amount_minor < below.minor]
     if after is not None:
-        chosen = chosen.where(table.c.id < after)
+        where.append(table.c.id < after)
+    if account is not None:
+        where = [table.c.id.in_(_newest(await _numbers(unit, account), where, limit))]
+    chosen = _selected().where(*where).order_by(table.c.id.desc()).limit(limit)
     return [_row(row) for row in await unit.execute(chosen)]
+
+
+async def _numbers(unit: Unit, account: str) -> list[int]:
+    """The numbers of an account: one by its id, one in each asset by its name."""
+    number = ids.account_number(account)
+    if number is not None:
+        return [number]
+    return [row["id"] for row in await unit.execute(select(account_table.c.id).where(account_table.c.name == account))]
+
+
+def _newest(numbers: Sequence[int], where: Sequence[ColumnElement[bool]], limit: int) -> CompoundSelect[str]:
+    """The ids of the newest on either side of these accounts: each side by its own index, from its end. Asked for both
+    at once, the server reads all transactions, however few are theirs."""
+    sides = [side == number for number in numbers for side in (table.c.debit_account, table.c.credit_account)]
+    chosen = [
+        select(table.c.id).where(side, *where).order_by(table.c.id.desc()).limit(limit).subquery().select()
+        for side in sides or [false()]
+    ]
+    return union_all(*chosen)
 
 
 async def history(unit: Unit, transaction_id: str) -> list[HistoryRow]:
