@@ -48,7 +48,7 @@ with announced as (
 insert into outbox (event_id, claimed_until)
 select id, clock_timestamp() + make_interval(secs => %(claim_s)s::float8) from announced
 """
-COPY_FROM = 500  # events: below, one statement is cheaper than the turns of COPY
+COPY_FROM = 500  # events, or keys: below, one statement is cheaper than the turns of COPY
 ANNOUNCED_AT_ONCE = 10_000  # by one statement: PostgreSQL takes no value of a gigabyte
 CLAIM_S = 2.0  # how long a worker's own announcements are left to it before any relay takes them
 
@@ -129,6 +129,15 @@ class Unit:
         from pasys.bulk import copy_rows  # numpy: not for every command
 
         await copy_into(self._driver, table, copy_rows(count, columns))
+
+    @asynccontextmanager
+    async def savepoint(self) -> AsyncIterator[None]:
+        """What the block does is undone when it raises, and it alone; else it stands or falls with the unit.
+
+        The driver's own `transaction()` is none before the unit's first statement: it commits.
+        """
+        async with self._connection.begin_nested():
+            yield
 
     def emit(self, *events: Event) -> None:
         """Announce facts, if and when this unit commits."""

@@ -192,11 +192,12 @@ async def killed(world: World, folder: Path, *, rows: int, kills: int, late_s: f
     await undo_is_all_or_none(world, rows=rows, kills=kills, late_s=late_s)
 
 
+@pytest.mark.parametrize("batch_size", [250, 2_000])  # below and above where rows become columns
 async def test_a_killed_import_is_whole_and_a_killed_undo_is_nothing(
-    db: Database, settings: Settings, tmp_path: Path
+    db: Database, settings: Settings, tmp_path: Path, batch_size: int
 ) -> None:
     """20,000 rows, killed twice on the way in and twice on the way out."""
-    options = ("--batch-size", "250")
+    options = ("--batch-size", str(batch_size))
     await killed(World(db, settings, 1), tmp_path, rows=20_000, kills=2, late_s=1.0, options=options)
 
 

@@ -151,11 +151,33 @@ async def test_batches_that_share_keys_in_opposite_order_do_not_wait_for_each_ot
         assert len({made.transaction_id for batch in found for made in batch}) == 2
 
 
+async def open_ada(db: Database) -> None:
+    """ada, and the account of the world outside that pays her: whoever has to open it makes others wait."""
+    async with db.unit() as unit:
+        await account.open(unit, name="ada", type="customer", asset="USD")
+        await account.system(unit, "external:deposits", "USD")
+
+
+async def test_what_is_undone_takes_no_keys(db: Database) -> None:
+    """A unit that fails after six hundred were created leaves none of them, nor their keys: asked again, they are
+    new."""
+    await open_ada(db)
+    wanted = [Draft(Money(1, "USD"), credit="ada", key=f"k{n}") for n in range(600)]
+    with suppress(KeyError):
+        async with db.unit() as unit:
+            await transaction.create_many(unit, wanted, partial=True)
+            raise KeyError
+    async with db.unit() as unit:
+        for table in ("idempotency", "transaction", "transaction_history"):
+            assert await unit.value(f"select count(*) from {table}") == 0, table
+        made = await transaction.create_many(unit, wanted, partial=True)
+    assert not any(one.replayed or one.refusal for one in made)
+
+
 async def test_equal_batches_at_once_are_one(db: Database) -> None:
     """Six callers ask for the same six hundred at a time, in different orders: one makes them, and all get the same
     answers."""
-    async with db.unit() as unit:
-        await account.open(unit, name="ada", type="customer", asset="USD")
+    await open_ada(db)
     wanted = [Draft(Money(n + 1, "USD"), credit="ada", key=f"k{n}") for n in range(600)]
 
     async def caller(seed: int) -> dict[str, Created]:
@@ -177,8 +199,7 @@ async def test_equal_batches_at_once_are_one(db: Database) -> None:
 async def test_equal_batches_that_meet_half_way_do_not_wait_for_each_other(db: Database) -> None:
     """Two callers want the same keys in opposite order, and both come upon one in the middle that somebody has and then
     does not take."""
-    async with db.unit() as unit:
-        await account.open(unit, name="ada", type="customer", asset="USD")
+    await open_ada(db)
     wanted = [Draft(Money(1, "USD"), credit="ada", key=f"k{n}") for n in range(600)]
 
     async def caller(asked: list[Draft]) -> list[Created]:
@@ -206,8 +227,8 @@ async def test_equal_batches_that_meet_half_way_do_not_wait_for_each_other(db: D
 
 async def test_one_key_that_is_taken_does_not_keep_the_others_from_being_taken(db: Database) -> None:
     """Among six hundred new ones there is one of before, and one of before with another body."""
+    await open_ada(db)
     async with db.unit() as unit:
-        await account.open(unit, name="ada", type="customer", asset="USD")
         before = [Draft(Money(1, "USD"), credit="ada", key=key) for key in ("k300", "k599")]
         (first, _) = await transaction.create_many(unit, before, partial=True)
     asked = [Draft(Money(1 if n == 300 else 2, "USD"), credit="ada", key=f"k{n}") for n in range(600)]

@@ -205,7 +205,7 @@ def parsed(source: Source, found: Survey, *, done: int, size: int) -> Iterator[t
 
 
 @contextlib.contextmanager
-def rare_collections() -> Iterator[None]:
+def _rare_collections() -> Iterator[None]:
     """Look for circles of objects now and then only: rows are tuples, of which there are many, and none holds itself.
 
     A seventh of the import's own time went into looking.
@@ -222,6 +222,7 @@ class _UndoDryRun(Exception):
     """Rolls the unit of a dry run back."""
 
 
+@_rare_collections()
 def prepare(source: Source, options: Options, progress: Progress) -> Survey:
     """Check the file. Raises InvalidInput, and InvalidRows unless those are to be left out."""
     found = survey(source, [BOOK, *installed_psps()], accounts=options.open_accounts, progress=progress)
@@ -244,12 +245,13 @@ async def run(db: Database, source: Source, found: Survey, options: Options, pro
         await open_psp(rail, db.settings).close()
     job = _Import(source, found, options, progress)
     started = time.monotonic()
-    if options.dry_run:
-        await job.try_out(db)
-    elif options.atomic:
-        await job.all_or_none(db)
-    else:
-        await job.go_on(db)
+    with _rare_collections():
+        if options.dry_run:
+            await job.try_out(db)
+        elif options.atomic:
+            await job.all_or_none(db)
+        else:
+            await job.go_on(db)
     outcome = job.outcome
     outcome.seconds = round(time.monotonic() - started, 3)
     outcome.rate = round((outcome.rows - outcome.done_before) / max(outcome.seconds, 0.001), 1)

@@ -320,7 +320,7 @@ def import_(
         skip_invalid=skip_invalid,
         batch_size=batch_size,
     )
-    with import_file.rare_collections(), bar() as progress:
+    with bar() as progress:
         found = import_file.prepare(source, options, progress)
         outcome = ask_database(lambda db: import_file.run(db, source, found, options, progress))
     report(outcome, output, dry_run=dry_run)

@@ -19,7 +19,7 @@ event.listen(metadata, "before_create", DDL("create extension if not exists pg_t
 Id = Text(collation="C")
 Time = DateTime(timezone=True)
 NOW = text("now()")
-# Of a table that is only ever added to: there is nothing to clean up, and little news for the planner.
+# Of a table that is hardly ever anything but added to: what is new needs no cleaning, and has no news for the planner.
 ONLY_ADDED_TO = {"autovacuum_vacuum_insert_threshold": "-1", "autovacuum_analyze_scale_factor": "1"}
 
 

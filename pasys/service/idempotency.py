@@ -52,7 +52,7 @@ async def _take_at_once(
     """
     order = sorted(range(len(keys)), key=keys.__getitem__)
     try:
-        async with unit.driver.transaction():
+        async with unit.savepoint():
             await unit.copy(
                 "idempotency",
                 len(keys),

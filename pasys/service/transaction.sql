@@ -9,12 +9,13 @@ union
 select a.id, a.name, a.asset, a.type, a.status, a.metadata ->> 'payment_method'
   from account a where a.id = any (%(numbers)s::bigint[]);
 
--- :take_keys   how many of the idempotency keys are ours now; a key that somebody is taking is waited for
+-- :take_keys   how many of the idempotency keys are ours now; a key that somebody is taking is waited for, in an order
+-- that is the same in every database, and for those who take theirs by COPY
 with ours as (
     insert into idempotency (actor, operation, key, body_hash, entity_id, at)
     select %(actor)s, %(operation)s, key, body_hash, entity_id, %(now)s
       from unnest(%(keys)s::text[], %(hashes)s::bytea[], %(entities)s::text[]) as t (key, body_hash, entity_id)
-     order by key
+     order by key collate "C"
         on conflict do nothing
     returning 1)
 select count(*) from ours;

@@ -12,7 +12,6 @@ from uuid import UUID
 
 import msgspec
 import numpy as np
-from psycopg import Rollback
 
 from pasys import ids
 from pasys.bulk import copy_pairs, one_uuid_arrays
@@ -52,6 +51,10 @@ class _Part:
     credit: list[int] = field(default_factory=list)
 
 
+class _Refused(Exception):
+    """Undoes what was done in the hope that nothing is refused."""
+
+
 class _Book:
     """One batch on its way."""
 
@@ -72,9 +75,11 @@ class _Book:
             await self._insert(columns, parts[asset])
         await self._unit.write_outbox(relayed=False)
         made = [(columns, parts[asset]) for asset, columns in transfers.items()]
-        if turn.course.refused or not await self._post_all(made, turn):  # where one was refused the next is, too
+        refused = turn.course.refused or not await self._post_all(made, turn)  # where one was, the next is, too
+        if refused:
             await turn.post()
-            turn.course.refused = await self._post_some(made)
+            refused = await self._post_some(made)
+        turn.course.refused = refused
         await self._take_back()
         fresh, claims = [Created(id, Status.SUCCEEDED) for id in self._ids], self._claims
         return await answers(self._unit, fresh, replays=claims.replays, refusals=claims.refusals)
@@ -140,16 +145,20 @@ class _Book:
 
     async def _post_all(self, made: Sequence[tuple[Columns, _Part]], turn: Turn) -> bool:
         """Record and post all, or do nothing, and False: where a rule refuses one, its steps must not be there, and
-        their table knows no way back. They are recorded first, because assets are locked from their posting on."""
-        async with self._unit.driver.transaction():
-            for _, part in made:
-                await self._record(part.at)
-            await turn.post()
-            for columns, _ in made:  # in order: each locks its asset
-                if (await ledger.post_many(self._unit, columns)).result.any():
-                    raise Rollback
-            return True
-        return False
+        their table knows no way back. They are recorded first, because assets are locked from their posting on. Where
+        nothing is done the locks are gone, too: what a rule says next may be something else.
+        """
+        try:
+            async with self._unit.savepoint():
+                for _, part in made:
+                    await self._record(part.at)
+                await turn.post()
+                for columns, _ in made:  # in order: each locks its asset
+                    if (await ledger.post_many(self._unit, columns)).result.any():
+                        raise _Refused
+        except _Refused:
+            return False
+        return True
 
     async def _post_some(self, made: Sequence[tuple[Columns, _Part]]) -> bool:
         """Post those that no rule refuses, and record them; whether there are others."""

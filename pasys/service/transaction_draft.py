@@ -68,7 +68,7 @@ class Created(NamedTuple):
 
 @dataclass(slots=True)
 class Course:
-    """What several batches of one caller have met with: whether any of the last one that was posted was `refused`."""
+    """What several batches of one caller have met with: whether any of the last that is done was `refused`."""
 
     refused: bool = False
 

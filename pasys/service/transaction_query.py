@@ -160,8 +160,8 @@ async def _numbers(unit: Unit, account: str) -> list[int]:
 
 
 def _newest(numbers: Sequence[int], where: Sequence[ColumnElement[bool]], limit: int) -> CompoundSelect[str]:
-    """The ids of the newest on either side of these accounts: each side by its own index, from its end. Asked for both
-    at once, the server reads all transactions, however few are theirs."""
+    """The ids of the newest on either side of these accounts, each side by itself, as there is an index for each. Asked
+    for both at once, the server reads all transactions, however few are theirs."""
     sides = [side == number for number in numbers for side in (table.c.debit_account, table.c.credit_account)]
     chosen = [
         select(table.c.id).where(side, *where).order_by(table.c.id.desc()).limit(limit).subquery().select()
