@@ -27,7 +27,7 @@ _FULL = "No space left on device"
 
 # Two cores and a laptop's memory; small queue tables that turn over many times a minute must be vacuumed early. What is
 # written in bulk makes 80 MB of WAL a second: with the 4 MB of the default all writers wait whenever one is synced or a
-# file of it is begun.
+# file of it is begun. Reading ahead by processes of their own gains nothing here, and they hold as much memory.
 _SETTINGS = """\
 listen_addresses = '{listen}'
 port = {port}
@@ -36,7 +36,8 @@ unix_socket_permissions = 0700
 password_encryption = 'scram-sha-256'
 max_connections = 100
 shared_buffers = 128MB
-wal_buffers = 64MB
+wal_buffers = 16MB
+io_method = sync
 max_logical_replication_workers = 0
 wal_writer_delay = 10ms
 fsync = {durable}
