@@ -1,4 +1,4 @@
-"""Tables that are only added to are left alone while millions of rows are written."""
+"""Tables that are hardly ever anything but added to are left alone while millions of rows are written."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ class _Book:
             await self._insert(columns, parts[asset])
         await self._unit.write_outbox(relayed=False)
         made = [(columns, parts[asset]) for asset, columns in transfers.items()]
-        refused = turn.course.refused or not await self._post_all(made, turn)  # where one was, the next is, too
+        refused = turn.course.refused or not await self._post_all(made, turn)  # one often follows another
         if refused:
             await turn.post()
             refused = await self._post_some(made)
