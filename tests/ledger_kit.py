@@ -9,6 +9,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
+import pytest
 
 from pasys.db import Database, Unit
 from pasys.domain import ledger_chain
@@ -16,7 +17,7 @@ from pasys.domain.ledger import Hold, Kind, Purpose, Recorded, Result, Transfer
 from pasys.domain.ledger_batch import Accounts, Books, Verdict
 from pasys.domain.ledger_columns import Columns
 from pasys.domain.ledger_rules import judge, judge_together
-from pasys.service import account, ledger
+from pasys.service import account, ledger, ledger_memory, ledger_poster
 from pasys.service.ledger_poster import Poster
 from tests.ledger_batches import Batches
 from tests.ledger_model import Model, ModelAccount
@@ -98,10 +99,18 @@ async def until_waiting(unit: Unit) -> None:
             await asyncio.sleep(0.001)
 
 
+def let_rows_lag(patch: pytest.MonkeyPatch) -> None:
+    """Posters leave account rows behind, and bring up to date one with each batch."""
+    patch.setattr(ledger_memory, "LAG_FROM", 1)
+    patch.setattr(ledger_memory, "LAG_MAX", 10**9)
+    patch.setattr(ledger_memory, "LAG_S", 10**6)
+    patch.setattr(ledger_poster, "IDLE_S", 60.0)
+
+
 async def until_judged(poster: Poster, seq: int) -> None:
     """The poster remembers the books as of this place in the journal, whether it is written yet or not."""
     async with asyncio.timeout(WITHIN_S):
-        while (cache := poster._lanes["USD"]._cache) is None or cache.head.last_seq < seq:
+        while (cache := poster._lanes["USD"]._memory.cache) is None or cache.head.last_seq < seq:
             await asyncio.sleep(0.001)
 
 

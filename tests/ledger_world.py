@@ -21,7 +21,7 @@ from pasys.domain.ledger import Kind, Posted, Purpose, Result, Transfer
 from pasys.domain.ledger_columns import Columns
 from pasys.errors import PasysError
 from pasys.ids import account_id
-from pasys.service import account, ledger, ledger_books, ledger_cache, ledger_poster
+from pasys.service import account, ledger, ledger_books, ledger_cache, ledger_memory, ledger_poster
 from pasys.service.ledger_poster import Poster
 from tests.ledger_batches import Batches
 from tests.ledger_kit import T0, direct, unsealed
@@ -53,10 +53,10 @@ class Shape:
     idle_ms: int = 50
 
     def put_on(self, patch: pytest.MonkeyPatch) -> None:
-        patch.setattr(ledger_poster, "LAG_FROM", self.lag_from)
-        patch.setattr(ledger_poster, "LAG_MAX", self.lag_max)
+        patch.setattr(ledger_memory, "LAG_FROM", self.lag_from)
+        patch.setattr(ledger_memory, "LAG_MAX", self.lag_max)
         patch.setattr(ledger_poster, "IDLE_S", self.idle_ms / 1_000)
-        patch.setattr(ledger_poster, "WARY", self.wary)
+        patch.setattr(ledger_memory, "WARY", self.wary)
         patch.setattr(ledger_books, "COPY_FROM", self.copy_from)
         patch.setattr(ledger_cache, "ACCOUNTS_MAX", self.accounts_max)
         patch.setattr(ledger_cache, "HOLDS_MAX", self.holds_max)

@@ -26,9 +26,9 @@ from pasys.errors import (
     UnknownAsset,
     WrongAsset,
 )
-from pasys.service import account, ledger, ledger_poster
+from pasys.service import account, ledger
 from pasys.service.ledger_poster import Poster
-from tests.ledger_kit import WITHIN_S
+from tests.ledger_kit import WITHIN_S, let_rows_lag
 
 
 async def fund(unit: Unit, number: int, amount_minor: int, asset: str = "USD") -> None:
@@ -225,8 +225,7 @@ async def test_changes_move_the_epoch_and_are_announced(db: Database) -> None:
 async def test_a_change_sees_the_newest_partition(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """A unit changes a person's accounts in two assets, while others begin a partition of the second one's journal: all
     that stands there counts. Many times on one connection, so that this has in its caches whatever it needs."""
-    for name, value in (("LAG_FROM", 1), ("LAG_MAX", 10**9), ("LAG_S", 10**6), ("IDLE_S", 60.0)):
-        monkeypatch.setattr(ledger_poster, name, value)
+    let_rows_lag(monkeypatch)
     async with db.unit() as unit:
         name = await unit.value("select current_database()")
         await unit.rows(f"alter database {name} set pasys.partition_rows = '20'")

@@ -16,7 +16,7 @@ from pasys.domain.ledger import Kind, Purpose, Transfer
 from pasys.domain.ledger_columns import Columns
 from pasys.domain.ledger_rules import judge
 from pasys.errors import DatabaseUnavailable
-from pasys.service import account, ledger, ledger_books, ledger_poster
+from pasys.service import account, ledger, ledger_books, ledger_memory, ledger_poster
 from pasys.service.ledger_books import Writing
 from pasys.service.ledger_poster import Poster
 from tests.ledger_kit import direct, people, unsealed
@@ -140,7 +140,7 @@ async def test_books_that_moved_on_are_not_written(
     db: Database, meanwhile: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was judged by other books than there are now is refused as a whole."""
-    monkeypatch.setattr(ledger_poster, "LAG_FROM", 1)
+    monkeypatch.setattr(ledger_memory, "LAG_FROM", 1)
     monkeypatch.setattr(ledger_poster, "IDLE_S", 60.0)
     async with db.unit() as unit:
         alice, bob = await people(unit, "alice", "bob", funds=100)

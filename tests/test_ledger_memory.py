@@ -16,7 +16,7 @@ from pasys.db import Database
 from pasys.domain.ledger import Kind, Posted, Purpose, Result, Transfer
 from pasys.domain.ledger_columns import Columns
 from pasys.errors import AccountNotEmpty, DatabaseUnavailable, InvalidInput
-from pasys.service import account, ledger, ledger_cache, ledger_poster
+from pasys.service import account, ledger, ledger_cache, ledger_memory, ledger_poster
 from pasys.service.ledger_books import Writing
 from pasys.service.ledger_poster import Poster
 from tests.ledger_kit import (
@@ -25,6 +25,7 @@ from tests.ledger_kit import (
     end_posters,
     held_up,
     hold_together,
+    let_rows_lag,
     people,
     posted,
     until_judged,
@@ -131,8 +132,8 @@ async def test_what_is_judged_behind_a_failed_write_is_judged_again(db: Database
 
 async def test_a_lost_catch_up_is_forgotten(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """Account rows that were on their way when the connection broke are not counted as up to date."""
-    monkeypatch.setattr(ledger_poster, "LAG_FROM", 1)
-    monkeypatch.setattr(ledger_poster, "LAG_MAX", 10**9)
+    monkeypatch.setattr(ledger_memory, "LAG_FROM", 1)
+    monkeypatch.setattr(ledger_memory, "LAG_MAX", 10**9)
     monkeypatch.setattr(ledger_poster, "IDLE_S", 0.2)
     async with db.unit() as unit:
         numbers = await people(unit, *[f"user_{i}" for i in range(40)], funds=100)
@@ -218,11 +219,11 @@ async def test_a_poster_does_not_remember_without_end(db: Database, monkeypatch:
     async with Poster(db) as poster:
         for one, other in pairwise(numbers):
             await poster.post(direct(one, other, 1))
-            cache = poster._lanes["USD"]._cache
+            cache = poster._lanes["USD"]._memory.cache
             assert cache is not None and len(cache._number) <= 8
         for _ in range(20):
             await poster.post(direct(numbers[0], numbers[1], 1, kind=Kind.PENDING, purpose=Purpose.HOLD))
-            cache = poster._lanes["USD"]._cache
+            cache = poster._lanes["USD"]._memory.cache
             assert cache is not None and len(cache.holds) <= 8
 
 
@@ -289,7 +290,7 @@ async def test_lagging_rows_are_up_to_date_before_an_account_changes(
     db: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A limit is judged by the balance, not by an account row that lags behind it."""
-    monkeypatch.setattr(ledger_poster, "LAG_FROM", 1)
+    monkeypatch.setattr(ledger_memory, "LAG_FROM", 1)
     monkeypatch.setattr(ledger_poster, "IDLE_S", 60.0)
     async with db.unit() as unit:
         (alice,) = await people(unit, "alice", funds=100)
@@ -312,8 +313,7 @@ async def test_lagging_rows_are_up_to_date_before_an_account_changes(
 async def test_balances_are_exact_while_rows_of_two_assets_lag(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """Holds, posts of a part, voids and refusals in the tail count as they do in the journal, each in its own asset;
     then the rows are brought up to date by somebody else, and count the same."""
-    for name, value in (("LAG_FROM", 1), ("LAG_MAX", 10**9), ("LAG_S", 10**6), ("IDLE_S", 60.0)):
-        monkeypatch.setattr(ledger_poster, name, value)
+    let_rows_lag(monkeypatch)
     pairs = {}
     async with db.unit() as unit:
         for asset in ("USD", "JPY"):
@@ -354,7 +354,7 @@ async def test_a_new_partition_is_seen_under_the_lock(
 ) -> None:
     """A unit has read one asset's journal when others begin a partition of another's; then it posts there, too, and
     judges by all rows. Many times on one connection, so that this has in its caches whatever it needs."""
-    monkeypatch.setattr(ledger_poster, "LAG_FROM", 1)
+    monkeypatch.setattr(ledger_memory, "LAG_FROM", 1)
     monkeypatch.setattr(ledger_poster, "IDLE_S", 60.0)
     async with db.unit() as unit:
         kenji, yuki = await people(unit, "kenji", "yuki", asset="JPY", funds=1_000)

@@ -16,10 +16,10 @@ from pasys.db import Database
 from pasys.domain.ledger import Kind, Posted, Purpose, Result, Transfer
 from pasys.domain.ledger_columns import Columns
 from pasys.errors import DatabaseUnavailable, InvalidInput
-from pasys.service import account, ledger, ledger_books, ledger_poster
+from pasys.service import account, ledger, ledger_books, ledger_memory, ledger_poster
 from pasys.service.ledger_poster import Poster
 from tests.ledger_batches import Batches
-from tests.ledger_kit import WITHIN_S, direct, held_up, people, until_judged, until_waiting
+from tests.ledger_kit import WITHIN_S, direct, held_up, let_rows_lag, people, until_judged, until_waiting
 from tests.ledger_model import Model, ModelAccount
 
 COUNTERS = ("version", "debits_pending", "debits_posted", "credits_pending", "credits_posted")
@@ -60,8 +60,8 @@ async def test_a_poster_equals_the_model(
     db: Database, seed: int, lag_from: int, lag_max: int, copy_from: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Batches by memory answer like the oracle's, rows lagging or not, copied or not; others read exact balances."""
-    monkeypatch.setattr(ledger_poster, "LAG_FROM", lag_from)
-    monkeypatch.setattr(ledger_poster, "LAG_MAX", lag_max)
+    monkeypatch.setattr(ledger_memory, "LAG_FROM", lag_from)
+    monkeypatch.setattr(ledger_memory, "LAG_MAX", lag_max)
     monkeypatch.setattr(ledger_books, "COPY_FROM", copy_from)
     monkeypatch.setattr(ledger_poster, "IDLE_S", 60.0)  # so that rows that lag are seen to
     oracle, numbers = await world(db)
@@ -83,8 +83,7 @@ async def test_a_poster_equals_the_model(
 
 async def test_rows_are_swept_in_portions(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """One sweep over the account rows after the other, a row with each batch: balances are exact after every batch."""
-    for name, value in (("LAG_FROM", 1), ("LAG_MAX", 10**9), ("LAG_S", 10**6), ("IDLE_S", 60.0)):
-        monkeypatch.setattr(ledger_poster, name, value)
+    let_rows_lag(monkeypatch)
     oracle, numbers = await world(db)
     draw, now = random.Random(5), datetime.now(UTC)
     async with Poster(db) as poster:
@@ -234,7 +233,7 @@ async def test_a_frozen_account_is_noticed(db: Database) -> None:
 
 async def test_lagging_rows_are_caught_up_by_whoever_needs_them(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """While account rows lag, balances are exact, a Unit that posts sees them, and limits hold."""
-    monkeypatch.setattr(ledger_poster, "LAG_FROM", 1)
+    monkeypatch.setattr(ledger_memory, "LAG_FROM", 1)
     monkeypatch.setattr(ledger_poster, "IDLE_S", 60.0)
     async with db.unit() as unit:
         alice, bob = await people(unit, "alice", "bob", funds=100)

@@ -1,6 +1,6 @@
 """A Poster writes in volume: callers hand over transfers, and those that meet are judged and committed together.
 
-It trusts its memory of the accounts (ledger_cache.py), so a batch costs one call, and while the database writes one
+It trusts its memory of the books (ledger_memory.py), so a batch costs one call, and while the database writes one
 batch the next is judged. Where somebody else posts to the same asset, it locks and reads first, as a Unit does. Either
 way the answers are those of one transfer after the other, refusals recorded with their rule, and a caller is answered
 only when its transfer is committed. After an error the outcome is what the journal says: ask again with the same id.
@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from fractions import Fraction
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,24 +24,18 @@ from psycopg import errors as pg_errors
 from pasys.config import Settings
 from pasys.db import Database, database_errors
 from pasys.domain.ledger import Posted, Transfer
-from pasys.domain.ledger_batch import Books, Verdict
-from pasys.domain.ledger_columns import EPOCH, Columns
+from pasys.domain.ledger_batch import Verdict
+from pasys.domain.ledger_columns import Columns
 from pasys.domain.ledger_rules import judge
 from pasys.errors import InvalidInput, PasysError
 from pasys.service import ledger_books as books
-from pasys.service.ledger_books import Answers, Driver, Head, Writing
-from pasys.service.ledger_cache import Cache
+from pasys.service.ledger_books import Answers, Driver, Writing
+from pasys.service.ledger_memory import Memory
 
 GROUP_MAX = 8_192  # transfers that are committed together, unless a caller's own batch is larger
 WAITING_MAX = 100_000  # transfers that may wait; beyond, callers wait before they are heard
-LAG_FROM = 64  # a smaller batch brings the account rows up to date; it has nothing to win by leaving them behind
-LAG_MAX = 524_288  # transfers in which all account rows are written once; they lag by twice as many at most
-LAG_S = 10  # or seconds, whichever comes first
-REST_SHARE = Fraction(1, 100)  # of a sweep, when nobody has come
-BREATH_S = timedelta(milliseconds=1).total_seconds()  # in a large batch: the one before is sent in steps, between ours
 IDLE_S = timedelta(milliseconds=50).total_seconds()  # nobody has come for so long: the rows are brought up to date
 RACES_MAX = 8  # times that an id may be recorded in another asset just now
-WARY = 8  # batches for which the books are locked after somebody else has posted
 _BY_INDEX = "-c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off -c plan_cache_mode=force_generic_plan"
 
 
@@ -122,10 +115,6 @@ class _Group:
             at += ask.size
 
 
-class _Moved(Exception):
-    """Somebody else has posted: what is remembered is not true any more."""
-
-
 class _Lane:
     """One asset's queue and the task that works it off, over two connections: one writes while the other reads."""
 
@@ -137,12 +126,10 @@ class _Lane:
         self._come, self._room = asyncio.Event(), asyncio.Event()
         self._room.set()
         self._closing = False
-        self._cache: Cache | None = None
-        self._wary = 0
+        self._memory = Memory(asset, now, partial(self._connection, "reader"))
         self._flight: asyncio.Task[bool] | None = None
         self._writer: Driver | None = None
         self._reader: Driver | None = None
-        self._swept_ns = time.monotonic_ns()
         self._task = asyncio.create_task(self._run())
 
     async def ask(self, what: Transfer | Columns) -> tuple[Any, int]:
@@ -185,7 +172,7 @@ class _Lane:
 
     async def _fail(self, asks: list[_Ask], error: Exception) -> None:
         """Tell the callers. Where it is something about one of them, it is nobody else's fault: each is tried alone."""
-        self._forget()
+        self._memory.forget()
         together = len(asks) > 1 and not isinstance(error, PasysError)
         for ask in asks:
             try:
@@ -204,7 +191,7 @@ class _Lane:
             if self._closing:
                 return []
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._come.wait(), IDLE_S if self._cache and self._cache.lag else None)
+                await asyncio.wait_for(self._come.wait(), IDLE_S if self._memory.lag else None)
         asks: list[_Ask] = []
         size = 0
         while self._waiting and (not asks or size + self._waiting[0].size <= self._group_max):
@@ -216,12 +203,7 @@ class _Lane:
         return asks
 
     async def _post(self, group: _Group) -> None:
-        judged = None
-        if self._wary:
-            self._wary -= 1
-        elif self._cache is not None and not self._cache.full:
-            with contextlib.suppress(_Moved):
-                judged = await self._judge(self._cache, group)
+        judged = await self._memory.judge(group.columns)
         landed = await self._land()
         if judged is None or not landed:
             await self._post_locked(group)
@@ -235,12 +217,12 @@ class _Lane:
     async def _rest(self) -> None:
         """Nobody waits: let the last flight land, and bring the account rows up to date."""
         await self._land()
-        while self._cache is not None and self._cache.lag and not self._waiting:
+        while self._memory.lag and not self._waiting:
             try:
                 with database_errors(self._settings):
-                    await books.write(await self._connection("writer"), self._catch_up(self._cache))
+                    await books.write(await self._connection("writer"), self._memory.catch_up())
             except Exception:  # whoever locks the asset next does it from the journal
-                self._forget()
+                self._memory.forget()
 
     async def _land(self) -> bool:
         """Wait for the batch that is being written. False where it, and so all that was judged behind it, was not."""
@@ -256,7 +238,7 @@ class _Lane:
                 if await self._written(writing, under_way):
                     group.settle(verdict)
                     return True
-                self._forget(wary=True)
+                self._memory.forget(wary=True)
                 await self._post_locked(group)
         except Exception as error:
             await self._fail(group.asks, error)
@@ -271,62 +253,6 @@ class _Lane:
         except (pg_errors.SerializationFailure, pg_errors.UniqueViolation):
             return False
         return True
-
-    # By memory --------------------------------------------------------------------------------------------------------
-
-    async def _judge(self, cache: Cache, group: _Group) -> tuple[Verdict, Writing | None]:
-        """Answers by what is remembered, and what is to be written; the memory is then that of after."""
-        columns, now = group.columns, cache.head.time(self._now())
-        numbers = columns.accounts()
-        accounts = cache.accounts(numbers)
-        if len(accounts) < len(numbers) or columns.pending_id is not None:
-            reader = await self._connection("reader")
-            missing = np.setdiff1d(numbers, accounts.number, assume_unique=True)
-            row = await books.ask(reader, self._asset, missing, columns, lock=False, repeats=False)
-            head = books.head_of(row)
-            if head.epoch != cache.head.epoch or head.last_seq > cache.head.last_seq:
-                raise _Moved
-            read = books.accounts_of(row)
-            cache.add(read)
-            cache.add_holds(books.holds_of(row))
-            accounts = cache.accounts(numbers, read)
-        seen = Books(cache.head.last_seq, accounts, cache.holds, {}, now)
-        verdict = judge(columns, seen)
-        if not verdict.recorded.any():
-            return verdict, None
-        if len(columns) >= books.COPY_FROM:
-            await asyncio.sleep(BREATH_S)
-        return verdict, self._seal(cache, columns, verdict, now)
-
-    def _seal(self, cache: Cache, columns: Columns, verdict: Verdict, now: datetime) -> Writing:
-        before = cache.head
-        if len(columns) < LAG_FROM and not cache.lag:
-            cache.take(columns, verdict, lags=False)
-            writing = books.prepare(columns, before, verdict, now, accounts=verdict.changed)
-        else:
-            cache.take(columns, verdict, lags=True)
-            rows, reached = cache.sweep(self._share(len(columns)))
-            writing = books.prepare(columns, before, verdict, now, accounts=rows, projected_seq=reached)
-        cache.head = writing.head
-        return writing
-
-    def _share(self, transfers: int) -> Fraction:
-        """How much of a sweep over the account rows goes with a batch: by its size, and by the time since the last."""
-        now = time.monotonic_ns()
-        by_time = min(Fraction(now - self._swept_ns, LAG_S * 10**9), REST_SHARE)  # time without a batch does not count
-        self._swept_ns = now
-        return min(max(Fraction(transfers, LAG_MAX), by_time), Fraction(1))
-
-    def _catch_up(self, cache: Cache) -> Writing:
-        """A batch of nothing, which brings some more of the account rows up to date."""
-        none = np.zeros(0, np.int64)
-        empty = Columns(asset=self._asset, id=np.zeros(0, "V16"), debit=none, credit=none, amount=none, purpose=none)
-        now = cache.head.time(EPOCH)  # nothing is recorded, so that the last row's time stays
-        verdict = judge(empty, Books(cache.head.last_seq, cache.accounts(none), {}, {}, now))
-        rows, reached = cache.sweep(REST_SHARE)
-        writing = books.prepare(empty, cache.head, verdict, now, accounts=rows, projected_seq=reached)
-        cache.head = writing.head
-        return writing
 
     # Under the lock ---------------------------------------------------------------------------------------------------
 
@@ -352,19 +278,8 @@ class _Lane:
                 writing = books.prepare(columns, head, verdict, now, accounts=verdict.changed)
                 await books.write(driver, writing)
                 head = writing.head
-        self._remember(columns, verdict, seen, head)
+        self._memory.remember(columns, verdict, seen, head)
         return verdict
-
-    def _remember(self, columns: Columns, verdict: Verdict, seen: Books, head: Head) -> None:
-        cache = self._cache = Cache(head)
-        cache.add(seen.accounts)
-        cache.add_holds(seen.holds)
-        cache.take(columns, verdict, lags=False)
-
-    def _forget(self, *, wary: bool = False) -> None:
-        self._cache = None
-        if wary:
-            self._wary = WARY
 
     async def _connection(self, role: str) -> Driver:
         connection: Driver | None = getattr(self, f"_{role}")
