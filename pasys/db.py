@@ -10,7 +10,7 @@ Two facts shape this file:
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from functools import cache
@@ -88,6 +88,7 @@ class Unit:
         self._emitted: list[Event] = []
         self.changes, self.decided = changes, False
         self.announcements: list[Announcement] = []
+        self._listeners: list[Callable[[bool], None]] = []
 
     @property
     def driver(self) -> psycopg.AsyncConnection[Any]:
@@ -139,10 +140,24 @@ class Unit:
         async with self._connection.begin_nested():
             yield
 
+    @property
+    def in_savepoint(self) -> bool:
+        """Whether what is done now may be undone before the unit ends."""
+        return self._connection.in_nested_transaction()
+
     def emit(self, *events: Event) -> None:
         """Announce facts, if and when this unit commits."""
         self.changes = True
         self._emitted += events
+
+    def afterwards(self, tell: Callable[[bool], None]) -> None:
+        """Have somebody told when this unit has ended: whether it has committed, as far as is known."""
+        self._listeners.append(tell)
+
+    def end(self, *, committed: bool) -> None:
+        """Tell those who want to know."""
+        for tell in self._listeners:
+            tell(committed)
 
     def cause_of(self, correlation_id: str) -> str | None:
         """The event that is being handled for this story, if any."""
@@ -277,7 +292,7 @@ class Database:
         any where the caller says that it `changes` something. After any other error nothing was changed. `relayed`
         promises that the caller publishes unit.announcements itself; else the commit wakes a relay.
         """
-        unit = None
+        unit, committed = None, False
         try:
             with database_errors(self.settings):
                 async with self._engine.begin() as connection:
@@ -296,10 +311,14 @@ class Database:
                     yield unit
                     await unit.write_outbox(relayed=relayed)
                     unit.decided = True  # from here on only the server knows whether it is committed
+            committed = True
         except DatabaseUnavailable as error:
             if unit is not None and unit.decided and unit.changes and _no_answer(error.__cause__):
                 raise OutcomeUnknown(reason=error.facts["reason"]) from error
             raise
+        finally:
+            if unit is not None:
+                unit.end(committed=committed)
 
 
 def _no_answer(error: BaseException | None) -> bool:

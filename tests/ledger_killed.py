@@ -23,7 +23,8 @@ from pasys.domain.ledger_columns import Columns
 from pasys.service import ledger, ledger_books, ledger_poster
 from pasys.service.ledger_poster import Poster
 from tests.faults_worker import forks
-from tests.ledger_world import Answer, Asked, Shape
+from tests.ledger_shape import Shape
+from tests.ledger_world import Answer, Asked, post_in
 
 # Where it dies. "written" is before the commit where the books are locked; "waiting" is when it waits for the database.
 POINTS = ("judged", "written", "committed", "waiting")
@@ -31,11 +32,11 @@ POINTS = ("judged", "written", "committed", "waiting")
 
 @dataclass(frozen=True)
 class Orders:
-    """What the process does: all batches at once, or one after the other, by a poster or in units."""
+    """What the process does: all batches at once, or one after the other, by a poster, in units, or by both."""
 
     batches: list[list[Transfer]]
     at_once: bool
-    in_units: bool
+    by: str
     point: str
     nth: int
     now: datetime
@@ -110,7 +111,7 @@ async def _post(settings: Settings, shape: Shape, orders: Orders, said: Connecti
 
     async def one(poster: Poster, i: int) -> None:
         nonlocal answered
-        answers = await (_in_unit if orders.in_units else _by_poster)(db, poster, orders.batches[i], orders.now)
+        answers = await WAYS[orders.by](db, poster, orders.batches[i], orders.now)
         answered += 1
         if answered == orders.nth and orders.point == "committed":
             _die()
@@ -135,3 +136,11 @@ async def _in_unit(db: Database, _: Poster, batch: Sequence[Transfer], now: date
     async with db.unit(now=now) as unit:
         posted = await ledger.post(unit, batch, refuse=False)
     return [(one.result, one.replayed, one.seq) for one in posted]
+
+
+async def _by_both(db: Database, poster: Poster, batch: Sequence[Transfer], now: datetime) -> list[Answer]:
+    async with db.unit(now=now) as unit:
+        return await post_in(unit, poster, batch)
+
+
+WAYS = {"poster": _by_poster, "unit": _in_unit, "both": _by_both}

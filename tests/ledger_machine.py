@@ -22,7 +22,8 @@ from pasys.errors import DatabaseUnavailable, OutcomeUnknown
 from pasys.service import ledger
 from tests.ledger_killed import POINTS, Doomed, Orders
 from tests.ledger_kit import direct
-from tests.ledger_world import ASSETS, Asked, Changed, Shape, Stop, Tally, World, with_
+from tests.ledger_shape import Shape
+from tests.ledger_world import ASSETS, Asked, Changed, Stop, Tally, World, with_
 
 SHAPES = st.builds(
     Shape,
@@ -124,6 +125,15 @@ class LedgerMachine(RuleBasedStateMachine):
 
         self._do(go())
 
+    @rule(which=which, size=some, both=st.booleans(), back=st.booleans(), plain=st.booleans())
+    def post_in_a_unit_by_memory(self, which: int, size: int, both: bool, back: bool, plain: bool) -> None:
+        """A unit posts through a poster, perhaps in two assets, and is perhaps rolled back; others come behind it."""
+        world = self.world
+        batch = world.batch("EUR", size, plain=plain) + (world.batch("USD", size, plain=plain) if both else [])
+        works = [world.by_both(which, batch, back=back), world.by_poster(which, world.batch("EUR", 3))]
+        works += [world.by_both(which, world.batch("EUR", 3)), world.by_both(which, world.batch("USD", 3))]
+        self._do(self._at_once(works))
+
     @rule(asset=asset, size=few)
     def refuse(self, asset: str, size: int) -> None:
         """A unit that raises at the first refusal writes nothing; one without a refusal writes all."""
@@ -140,12 +150,15 @@ class LedgerMachine(RuleBasedStateMachine):
         size=few, sizes=st.lists(few, min_size=1, max_size=3), back=st.booleans(), changes=st.lists(WANTED, max_size=2)
     )
     def post_at_once(self, size: int, sizes: list[int], back: bool, changes: list[str | int]) -> None:
-        """Both posters, units, one that is rolled back, and an operator, over both assets at the same time."""
+        """Both posters, units, with a poster and without, some that are rolled back, and an operator, over both assets
+        at the same time."""
         world = self.world
         works = [world.by_poster(which, world.batch(asset, size)) for which in (0, 1) for asset in ASSETS]
         works += [world.by_unit(world.batch("EUR", n) + world.batch("USD", n)) for n in sizes]
+        works += [world.by_both(n % 2, world.batch("EUR", n) + world.batch("USD", n)) for n in sizes]
         if back:
-            works.append(world.by_unit(world.batch("USD", size), back=True))
+            works += [world.by_unit(world.batch("USD", size), back=True)]
+            works += [world.by_both(0, world.batch("EUR", size) + world.batch("USD", size), back=True)]
         twice = world.batch("USD", size)
         works += [world.by_poster(0, twice), world.by_poster(1, twice)]
         changed = [self._change(ASSETS[i % 2], wanted) for i, wanted in enumerate(changes)]
@@ -273,15 +286,15 @@ class LedgerMachine(RuleBasedStateMachine):
         asset=asset,
         sizes=sizes,
         at_once=st.booleans(),
-        in_units=st.booleans(),
+        by=st.sampled_from(["poster", "unit", "both"]),
         point=st.sampled_from(POINTS),
         nth=st.integers(1, 3),
     )
-    def kill(self, asset: str, sizes: list[int], at_once: bool, in_units: bool, point: str, nth: int) -> None:
+    def kill(self, asset: str, sizes: list[int], at_once: bool, by: str, point: str, nth: int) -> None:
         """A process that posts is killed with SIGKILL; what it was answered is there, and the rest wholly or not."""
         world = self.world
         batches = [world.batch(asset, size) for size in sizes]
-        orders = Orders(batches, at_once and not in_units, in_units, point, min(nth, len(sizes)), world.now)
+        orders = Orders(batches, at_once and by != "unit", by, point, min(nth, len(sizes)), world.now)
 
         async def go() -> None:
             mine = await self._backends()
@@ -340,7 +353,9 @@ class LedgerMachine(RuleBasedStateMachine):
         for asked in (asked for asked in asks if asked.lost and asked.answers is None):
             again = asked
             while again.answers is None:
-                again = await self.world.by_poster(self.world.random.randint(0, 1), asked.batch)
+                several = len({transfer.asset for transfer in asked.batch}) > 1
+                ask = self.world.by_both if several else self.world.by_poster
+                again = await ask(self.world.random.randint(0, 1), asked.batch)
                 await self.world.settle([again])
                 self._forgive([again])
 

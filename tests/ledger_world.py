@@ -7,13 +7,11 @@ order, each at the time at which it was recorded, and then every answer, row, ac
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
-
-import pytest
 
 from pasys.config import Settings
 from pasys.db import Database, Unit
@@ -21,11 +19,12 @@ from pasys.domain.ledger import Kind, Posted, Purpose, Result, Transfer
 from pasys.domain.ledger_columns import Columns
 from pasys.errors import PasysError
 from pasys.ids import account_id
-from pasys.service import account, ledger, ledger_books, ledger_cache, ledger_memory, ledger_poster
+from pasys.service import account, ledger, ledger_poster
 from pasys.service.ledger_poster import Poster
 from tests.ledger_batches import Batches
 from tests.ledger_kit import T0, direct, unsealed
 from tests.ledger_model import Model, ModelAccount, ModelRow
+from tests.ledger_shape import Shape
 
 ASSETS = ("EUR", "USD")
 USERS = 6
@@ -33,33 +32,6 @@ FLAGS = (1, 1, 1, 0, 2, 3)
 COUNTERS = ("version", "debits_pending", "debits_posted", "credits_pending", "credits_posted")
 SIDES = ("debit_version", "credit_version", "debit_balance", "credit_balance")
 Answer = tuple[Result, bool, int]
-
-
-@dataclass(frozen=True)
-class Shape:
-    """What decides which way the engine takes: small, so that a short run takes every way. `skew_s` are the seconds by
-    which the second poster's clock is behind."""
-
-    lag_from: int = 64
-    lag_max: int = 131_072
-    copy_from: int = 2_000
-    accounts_max: int = 1_000_000
-    holds_max: int = 100_000
-    wary: int = 8
-    group_max: int = 8_192
-    partition_rows: int = 1_000_000
-    skew_s: int = 0
-    huge: float = 0.0
-    idle_ms: int = 50
-
-    def put_on(self, patch: pytest.MonkeyPatch) -> None:
-        patch.setattr(ledger_memory, "LAG_FROM", self.lag_from)
-        patch.setattr(ledger_memory, "LAG_MAX", self.lag_max)
-        patch.setattr(ledger_poster, "IDLE_S", self.idle_ms / 1_000)
-        patch.setattr(ledger_memory, "WARY", self.wary)
-        patch.setattr(ledger_books, "COPY_FROM", self.copy_from)
-        patch.setattr(ledger_cache, "ACCOUNTS_MAX", self.accounts_max)
-        patch.setattr(ledger_cache, "HOLDS_MAX", self.holds_max)
 
 
 @dataclass
@@ -206,6 +178,19 @@ class World:
             asked.answers = _answers(answers)
         except (PasysError, Stop) as error:
             asked.error = error
+        return asked
+
+    async def by_both(self, which: int, batch: list[Transfer], *, back: bool = False) -> Asked:
+        """A unit posts through a poster. `back`: and is rolled back."""
+        asked = Asked(batch)
+        try:
+            async with self.db.unit(now=self.now) as unit:
+                answers = await post_in(unit, self.posters[which], batch)
+                if back:
+                    raise Stop
+            asked.answers = answers
+        except (PasysError, Stop) as error:
+            asked.error, asked.lost = error, not isinstance(error, Stop)
         return asked
 
     async def change(self, changed: Changed, *, alone: bool) -> Changed:
@@ -358,6 +343,16 @@ async def _change(unit: Unit, changed: Changed) -> None:
         return
     verb = {"frozen": account.freeze, "active": account.unfreeze, "closed": account.close}[changed.wanted]
     await verb(unit, name)
+
+
+async def post_in(unit: Unit, poster: Poster, batch: Sequence[Transfer]) -> list[Answer]:
+    """What a batch, perhaps of several assets, is answered through a poster."""
+    answers: dict[int, Answer] = {}
+    for asset in sorted({transfer.asset for transfer in batch}):
+        at = [i for i, transfer in enumerate(batch) if transfer.asset == asset]
+        found = ledger_poster.posted(await poster.post_in(unit, Columns.of([batch[i] for i in at])))
+        answers.update({i: (Result(result), *more) for i, (result, *more) in zip(at, found, strict=True)})
+    return [answers[i] for i in range(len(batch))]
 
 
 def _answers(posted: list[Posted]) -> list[Answer]:

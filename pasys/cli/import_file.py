@@ -24,6 +24,7 @@ from pasys.domain.transaction import BOOK
 from pasys.errors import ImportRefused, InvalidInput, InvalidRows, Rejected
 from pasys.service import import_batch
 from pasys.service.import_batch import Refusal, Wanted
+from pasys.service.ledger_poster import Poster
 from pasys.service.transaction import Created, Turn
 
 FILE_BYTES_MAX = 512 * 2**20
@@ -274,17 +275,20 @@ class _Import:
             for wanted in self._accounts():
                 async with db.unit() as unit:
                     self.outcome.accounts_opened += await import_batch.open_accounts(unit, wanted)
-            await self._in_turn(db, batch)
+            async with Poster(db) as poster:
+                await self._in_turn(db, batch, poster)
         async with db.unit() as unit:
             self.outcome.refusals = await import_batch.refusals(unit, batch.id)
         self.outcome.refused = len(self.outcome.refusals)
 
-    async def _in_turn(self, db: Database, batch: import_batch.Batch) -> None:
+    async def _in_turn(self, db: Database, batch: import_batch.Batch, poster: Poster) -> None:
         """Several chunks at a time: while one is posted, the next are written, and wait for their turn to be posted."""
 
         async def one(rows: list[Row], done: int, count: int, turn: Turn) -> None:
             async with db.unit() as unit:
-                answers = await import_batch.advance(unit, batch.id, rows, done=done, count=count, turn=turn)
+                answers = await import_batch.advance(
+                    unit, batch.id, rows, done=done, count=count, turn=turn, post=poster.post_in
+                )
             turn.committed.set()
             room.release()
             self._count(rows, answers, done + count)

@@ -18,8 +18,8 @@ from pasys.errors import ImportUnderWay, Rejected, TransferRefused
 from pasys.events import AccountOpened
 from pasys.money import Money
 from pasys.service import transaction
-from pasys.service.ledger import ensure_asset
-from pasys.service.transaction import Created, Draft, Turn
+from pasys.service.ledger import ensure_asset, post_many
+from pasys.service.transaction import Created, Draft, PostMany, Turn
 
 SQL = queries("import_batch")
 
@@ -95,15 +95,16 @@ async def advance(
     done: int,
     count: int,
     turn: Turn | None = None,
+    post: PostMany = post_many,
 ) -> list[Created]:
     """Create the transactions of the next `count` rows of the file, of which `rows` are the valid ones.
 
     `done` says how many rows were done before. Raises ImportUnderWay where that is no longer so. With `turn`, the next
-    rows may be advanced while these are written.
+    rows may be advanced while these are written; `post` is the door by which they come into the books.
     """
     turn = turn or Turn()
     drafts = [_draft(row, batch_id) for row in rows]
-    answers = await transaction.create_many(unit, drafts, partial=True, turn=turn)
+    answers = await transaction.create_many(unit, drafts, partial=True, turn=turn, post=post)
     if await unit.row(SQL["advance"], id=batch_id, done=done, count=count, now=unit.now) is None:
         raise ImportUnderWay(batch_id=batch_id)
     refused = refusals_of(rows, answers)

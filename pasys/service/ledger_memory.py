@@ -33,6 +33,10 @@ class _Moved(Exception):
     """Somebody else has posted: what is remembered is not true any more."""
 
 
+class _Unseen(Exception):
+    """Somebody may have opened an account that nobody else can see yet."""
+
+
 class Memory:
     """One asset's books as they are behind all that one poster has judged, written or not.
 
@@ -40,8 +44,8 @@ class Memory:
     and holds are read that it has not met yet.
     """
 
-    def __init__(self, asset: str, now: Callable[[], datetime], reader: Callable[[], Awaitable[Driver]]) -> None:
-        self._asset, self._now, self._reader = asset, now, reader
+    def __init__(self, asset: str, reader: Callable[[], Awaitable[Driver]]) -> None:
+        self._asset, self._reader = asset, reader
         self.cache: Cache | None = None
         self._wary = 0
         self._swept_ns = time.monotonic_ns()
@@ -64,20 +68,23 @@ class Memory:
         cache.add_holds(seen.holds)
         cache.take(columns, verdict, lags=False)
 
-    async def judge(self, columns: Columns) -> Judged | None:
-        """Judge a batch, and remember it as written; None where the books must be locked and read instead."""
+    async def judge(self, columns: Columns, now: datetime, *, known: bool = False) -> Judged | None:
+        """Judge a batch, and remember it as written; None where the books must be locked and read instead.
+
+        With `known`, that is also where the reader cannot see an account: a unit may be about to open it.
+        """
         if self._wary:
             self._wary -= 1
             return None
         if self.cache is None or self.cache.full:
             return None
         try:
-            return await self._judge(self.cache, columns)
-        except _Moved:
+            return await self._judge(self.cache, columns, now, known=known)
+        except (_Moved, _Unseen):
             return None
 
-    async def _judge(self, cache: Cache, columns: Columns) -> Judged:
-        now = cache.head.time(self._now())
+    async def _judge(self, cache: Cache, columns: Columns, now: datetime, *, known: bool) -> Judged:
+        now = cache.head.time(now)
         numbers = columns.accounts()
         accounts = cache.accounts(numbers)
         if len(accounts) < len(numbers) or columns.pending_id is not None:
@@ -90,6 +97,8 @@ class Memory:
             cache.add(read)
             cache.add_holds(books.holds_of(row))
             accounts = cache.accounts(numbers, read)
+            if known and len(accounts) < len(numbers):
+                raise _Unseen
         seen = Books(cache.head.last_seq, accounts, cache.holds, {}, now)
         verdict = judge(columns, seen)
         if not verdict.recorded.any():

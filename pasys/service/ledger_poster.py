@@ -4,6 +4,9 @@ It trusts its memory of the books (ledger_memory.py), so a batch costs one call,
 batch the next is judged. Where somebody else posts to the same asset, it locks and reads first, as a Unit does. Either
 way the answers are those of one transfer after the other, refusals recorded with their rule, and a caller is answered
 only when its transfer is committed. After an error the outcome is what the journal says: ask again with the same id.
+
+Who has rows of his own to commit with his transfers brings his unit (`post_in`): they are judged by the same memory, in
+the same queue, but he writes them himself when it is his turn, and who is next waits until his unit has ended.
 """
 
 from __future__ import annotations
@@ -12,30 +15,32 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import psycopg
 from psycopg import errors as pg_errors
 
 from pasys.config import Settings
-from pasys.db import Database, database_errors
+from pasys.db import Database, Unit, database_errors
 from pasys.domain.ledger import Posted, Transfer
-from pasys.domain.ledger_batch import Verdict
+from pasys.domain.ledger_batch import Books, Verdict
 from pasys.domain.ledger_columns import Columns
 from pasys.domain.ledger_rules import judge
 from pasys.errors import InvalidInput, PasysError
 from pasys.service import ledger_books as books
-from pasys.service.ledger_books import Answers, Driver, Writing
-from pasys.service.ledger_memory import Memory
+from pasys.service.ledger_ask import Ask, Group, Join
+from pasys.service.ledger_books import Answers, Driver, Head, Writing
+from pasys.service.ledger_memory import Judged, Memory
 
 GROUP_MAX = 8_192  # transfers that are committed together, unless a caller's own batch is larger
 WAITING_MAX = 100_000  # transfers that may wait; beyond, callers wait before they are heard
 IDLE_S = timedelta(milliseconds=50).total_seconds()  # nobody has come for so long: the rows are brought up to date
 RACES_MAX = 8  # times that an id may be recorded in another asset just now
+_Whole = Callable[[], contextlib.AbstractAsyncContextManager[object]]  # a transaction, or a part of one
 _BY_INDEX = "-c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off -c plan_cache_mode=force_generic_plan"
 
 
@@ -47,6 +52,7 @@ class Poster:
     ) -> None:
         self._db, self._group_max, self._now = db, group_max, now
         self._lanes: dict[str, _Lane] = {}
+        self._joined: WeakKeyDictionary[Unit, str] = WeakKeyDictionary()  # the last asset that each posts in
 
     async def __aenter__(self) -> Poster:
         return self
@@ -73,46 +79,23 @@ class Poster:
         mine = slice(at, at + len(batch))
         return Answers(verdict.result[mine], verdict.replayed[mine], verdict.seq[mine])
 
+    async def post_in(self, unit: Unit, batch: Columns) -> Answers:
+        """Post a batch of one asset in a unit, with which it stands or falls; else as `post_many`.
+
+        From here on the asset is locked for everybody until the unit ends, and who comes behind waits for its end. So
+        post late in a unit, once in an asset, in several in the order of their codes, and not within a savepoint.
+        """
+        assert not unit.in_savepoint, "what is posted here stands or falls with the unit"
+        assert self._joined.get(unit, "") < batch.asset, "or two units would wait for each other"
+        self._joined[unit] = batch.asset
+        books.check_batch(len(batch), linked_on=batch.linked_on)
+        verdict = await self._lane(batch.asset).join(unit, batch)
+        return Answers(verdict.result, verdict.replayed, verdict.seq)
+
     def _lane(self, asset: str) -> _Lane:
         if asset not in self._lanes:
             self._lanes[asset] = _Lane(self._db, asset, self._group_max, self._now)
         return self._lanes[asset]
-
-
-@dataclass(slots=True)
-class _Ask:
-    """A caller that waits: for its own answers among those of the batch that it became part of."""
-
-    what: Transfer | Columns
-    size: int
-    answer: asyncio.Future[tuple[Any, int]]
-
-
-@dataclass(slots=True)
-class _Group:
-    """Callers whose transfers are written together."""
-
-    asks: list[_Ask]
-    columns: Columns
-
-    @classmethod
-    def of(cls, asks: list[_Ask]) -> _Group:
-        if all(isinstance(ask.what, Transfer) for ask in asks):
-            return cls(asks, Columns.of([ask.what for ask in asks]))  # type: ignore[misc]
-        parts = [ask.what if isinstance(ask.what, Columns) else Columns.of([ask.what]) for ask in asks]
-        return cls(asks, Columns.joined(parts))
-
-    def settle(self, verdict: Verdict) -> None:
-        single = None
-        at = 0
-        for ask in self.asks:
-            if not ask.answer.done():  # else its caller was cancelled
-                if isinstance(ask.what, Transfer):
-                    single = single or books.results_of(verdict)
-                    ask.answer.set_result((single, at))
-                else:
-                    ask.answer.set_result((verdict, at))
-            at += ask.size
 
 
 class _Lane:
@@ -121,28 +104,39 @@ class _Lane:
     def __init__(self, db: Database, asset: str, group_max: int, now: Callable[[], datetime]) -> None:
         self._settings, self._url, self._asset, self._group_max = db.settings, db.url, asset, group_max
         self._now = now
-        self._waiting: deque[_Ask] = deque()
+        self._waiting: deque[Ask | Join] = deque()
         self._waiting_size = 0
         self._come, self._room = asyncio.Event(), asyncio.Event()
         self._room.set()
         self._closing = False
-        self._memory = Memory(asset, now, partial(self._connection, "reader"))
+        self._memory = Memory(asset, partial(self._connection, "reader"))
         self._flight: asyncio.Task[bool] | None = None
         self._writer: Driver | None = None
         self._reader: Driver | None = None
         self._task = asyncio.create_task(self._run())
 
     async def ask(self, what: Transfer | Columns) -> tuple[Any, int]:
-        size = 1 if isinstance(what, Transfer) else len(what)
+        return await self._queue(Ask(what))
+
+    async def join(self, unit: Unit, columns: Columns) -> Verdict:
+        join = Join(unit, columns)
+        judged = await self._queue(join)
+        try:
+            verdict = await self._write_in(join, judged)
+            join.written = True
+        finally:
+            join.posted.set()
+        return verdict
+
+    async def _queue(self, ask: Ask | Join) -> Any:
         while not self._room.is_set():
             await self._room.wait()
-        answer = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Ask(what, size, answer))
-        self._waiting_size += size
+        self._waiting.append(ask)
+        self._waiting_size += ask.size
         if self._waiting_size >= WAITING_MAX:
             self._room.clear()
         self._come.set()
-        return await answer
+        return await ask.answer
 
     async def close(self) -> None:
         """Answer everybody, bring the account rows up to date, and go."""
@@ -159,32 +153,39 @@ class _Lane:
         while True:
             asks = await self._next()
             if not asks:
+                if self._flight is not None:  # whoever waits for it may come right behind it
+                    await self._land()
+                    continue
                 await self._rest()
                 if self._closing and not self._waiting:
                     return
                 continue
             try:
                 with database_errors(self._settings):
-                    await self._post(_Group.of(asks))
+                    if isinstance(asks, Join):
+                        await self._admit(asks)
+                    else:
+                        await self._post(Group.of(asks))
             except Exception as error:
                 await self._land()
                 await self._fail(asks, error)
 
-    async def _fail(self, asks: list[_Ask], error: Exception) -> None:
+    async def _fail(self, asks: Sequence[Ask] | Join, error: Exception) -> None:
         """Tell the callers. Where it is something about one of them, it is nobody else's fault: each is tried alone."""
         self._memory.forget()
+        if isinstance(asks, Join):
+            return _fail_one(asks, error)
         together = len(asks) > 1 and not isinstance(error, PasysError)
         for ask in asks:
             try:
                 if not together:
                     raise error
                 with database_errors(self._settings):
-                    await self._post_locked(_Group.of([ask]))
+                    await self._post_locked(Group.of([ask]))
             except Exception as own:
-                if not ask.answer.done():
-                    ask.answer.set_exception(own)
+                _fail_one(ask, own)
 
-    async def _next(self) -> list[_Ask]:
+    async def _next(self) -> list[Ask] | Join:
         """The next callers, as many as fit together; none where nobody has come for a while."""
         if not self._waiting:
             self._come.clear()
@@ -192,18 +193,28 @@ class _Lane:
                 return []
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._come.wait(), IDLE_S if self._memory.lag else None)
-        asks: list[_Ask] = []
+        waiting = self._waiting
+        if waiting and isinstance(join := waiting[0], Join):
+            waiting.popleft()
+            self._come_in(join.size)
+            return join
+        asks: list[Ask] = []
         size = 0
-        while self._waiting and (not asks or size + self._waiting[0].size <= self._group_max):
-            asks.append(self._waiting.popleft())
-            size += asks[-1].size
+        while waiting and isinstance(ask := waiting[0], Ask) and (not asks or size + ask.size <= self._group_max):
+            waiting.popleft()
+            asks.append(ask)
+            size += ask.size
+        self._come_in(size)
+        return asks
+
+    def _come_in(self, size: int) -> None:
+        """So many transfers do not wait any more."""
         self._waiting_size -= size
         if self._waiting_size < WAITING_MAX:
             self._room.set()
-        return asks
 
-    async def _post(self, group: _Group) -> None:
-        judged = await self._memory.judge(group.columns)
+    async def _post(self, group: Group) -> None:
+        judged = await self._memory.judge(group.columns, self._now())
         landed = await self._land()
         if judged is None or not landed:
             await self._post_locked(group)
@@ -215,8 +226,7 @@ class _Lane:
             await under_way.wait()  # the next group is judged while the database works, and not before it begins
 
     async def _rest(self) -> None:
-        """Nobody waits: let the last flight land, and bring the account rows up to date."""
-        await self._land()
+        """Nobody waits: bring the account rows up to date."""
         while self._memory.lag and not self._waiting:
             try:
                 with database_errors(self._settings):
@@ -231,11 +241,11 @@ class _Lane:
         flight, self._flight = self._flight, None
         return await flight
 
-    async def _fly(self, group: _Group, verdict: Verdict, writing: Writing, under_way: asyncio.Event) -> bool:
+    async def _fly(self, group: Group, verdict: Verdict, writing: Writing, under_way: asyncio.Event) -> bool:
         """Write what was judged by memory; where that was not true any more, lock and read. True for the former."""
         try:
             with database_errors(self._settings):
-                if await self._written(writing, under_way):
+                if await _written(await self._connection("writer"), writing, under_way.set):
                     group.settle(verdict)
                     return True
                 self._memory.forget(wary=True)
@@ -246,40 +256,68 @@ class _Lane:
             under_way.set()
         return False
 
-    async def _written(self, writing: Writing, under_way: asyncio.Event) -> bool:
-        """False where somebody else has posted meanwhile, or an id was posted before."""
-        try:
-            await books.write(await self._connection("writer"), writing, under_way=under_way.set)
-        except (pg_errors.SerializationFailure, pg_errors.UniqueViolation):
-            return False
-        return True
+    # Into somebody's unit ---------------------------------------------------------------------------------------------
+
+    async def _admit(self, join: Join) -> None:
+        """Give a caller its turn. What comes behind is judged as if its unit were committed, and waits for its end."""
+        if join.ended.done():
+            return
+        judged = await self._memory.judge(join.columns, join.unit.now, known=True)
+        if not await self._land():
+            judged = None
+        if join.answer.done():  # its caller has gone, and memory has what it wanted
+            return self._memory.forget()
+        join.answer.set_result(judged)
+        self._flight = asyncio.create_task(self._outcome(join))
+        if judged is None:
+            await join.posted.wait()  # until then there is nothing to remember
+
+    async def _outcome(self, join: Join) -> bool:
+        """True where the books are as they were judged to be behind a caller's batch, now that his unit has ended."""
+        committed = await join.ended
+        if not committed:
+            self._memory.forget()
+        return committed and not join.moved
+
+    async def _write_in(self, join: Join, judged: Judged | None) -> Verdict:
+        if judged is not None:
+            verdict, writing = judged
+            if writing is None or await _written(join.unit.driver, writing, whole=join.unit.savepoint):
+                return verdict
+            join.moved = True
+            self._memory.forget(wary=True)
+        return await self._write_locked(join.unit.driver, join.columns, join.unit.now, join.unit.savepoint)
 
     # Under the lock ---------------------------------------------------------------------------------------------------
 
-    async def _post_locked(self, group: _Group) -> None:
+    async def _post_locked(self, group: Group) -> None:
+        driver = await self._connection("writer")
+        group.settle(await self._write_locked(driver, group.columns, self._now(), driver.transaction))
+
+    async def _write_locked(self, driver: Driver, columns: Columns, now: datetime, whole: _Whole) -> Verdict:
         """Lock, read, judge, write: the way that always works. What was read is remembered."""
         for left in reversed(range(RACES_MAX)):
             try:
-                verdict = await self._write_locked(group.columns)
-                return group.settle(verdict)
+                async with whole():
+                    verdict, seen, head = await self._write_once(driver, columns, now)
+                self._memory.remember(columns, verdict, seen, head)
+                return verdict
             except pg_errors.UniqueViolation as error:  # now it can be seen, and its caller alone gets the conflict
                 if not left:
                     raise books.conflict(error) from None
+        raise AssertionError("the last time, it is answered or raised")
 
-    async def _write_locked(self, columns: Columns) -> Verdict:
-        now, driver = self._now(), await self._connection("writer")
-        async with driver.transaction():
-            found = await books.load(driver, columns, lock=True, now=now)
-            if found is None:
-                raise InvalidInput(field="asset", reason=f"{self._asset} has no accounts")
-            head, seen = found
-            verdict = judge(columns, seen)
-            if verdict.recorded.any():
-                writing = books.prepare(columns, head, verdict, now, accounts=verdict.changed)
-                await books.write(driver, writing)
-                head = writing.head
-        self._memory.remember(columns, verdict, seen, head)
-        return verdict
+    async def _write_once(self, driver: Driver, columns: Columns, now: datetime) -> tuple[Verdict, Books, Head]:
+        found = await books.load(driver, columns, lock=True, now=now)
+        if found is None:
+            raise InvalidInput(field="asset", reason=f"{self._asset} has no accounts")
+        head, seen = found
+        verdict = judge(columns, seen)
+        if not verdict.recorded.any():
+            return verdict, seen, head
+        writing = books.prepare(columns, head, verdict, now, accounts=verdict.changed)
+        await books.write(driver, writing)
+        return verdict, seen, writing.head
 
     async def _connection(self, role: str) -> Driver:
         connection: Driver | None = getattr(self, f"_{role}")
@@ -287,6 +325,26 @@ class _Lane:
             connection = await _connect(self._url, self._settings)
             setattr(self, f"_{role}", connection)
         return connection
+
+
+async def _written(
+    driver: Driver,
+    writing: Writing,
+    under_way: Callable[[], None] = lambda: None,
+    whole: _Whole = contextlib.nullcontext,
+) -> bool:
+    """False where somebody else has posted meanwhile, or an id was posted before."""
+    try:
+        async with whole():
+            await books.write(driver, writing, under_way=under_way)
+    except (pg_errors.SerializationFailure, pg_errors.UniqueViolation):
+        return False
+    return True
+
+
+def _fail_one(ask: Ask | Join, error: Exception) -> None:
+    if not ask.answer.done():
+        ask.answer.set_exception(error)
 
 
 async def _connect(url: str, settings: Settings) -> Driver:

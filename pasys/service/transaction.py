@@ -16,7 +16,8 @@ from pasys import ids
 from pasys.db import Unit, queries
 from pasys.domain import posting
 from pasys.domain.account import receivable
-from pasys.domain.ledger import Transfer
+from pasys.domain.ledger import Result, Transfer
+from pasys.domain.ledger_columns import Columns
 from pasys.domain.transaction import BOOK, Kind, Status
 from pasys.errors import AccountClosed, AccountFrozen, Rejected, TransferRefused
 from pasys.events import Event, TransactionCreated, TransactionSucceeded
@@ -26,6 +27,7 @@ from pasys.service.transaction_draft import (
     Created,
     Draft,
     Parties,
+    PostMany,
     Systems,
     Turn,
     answers,
@@ -37,7 +39,7 @@ from pasys.service.transaction_draft import (
     systems,
 )
 
-__all__ = ["OPERATION", "Created", "Draft", "Turn", "create", "create_many"]
+__all__ = ["OPERATION", "Created", "Draft", "PostMany", "Turn", "create", "create_many"]
 
 SQL = queries("transaction")
 BOOK_FROM = 500  # drafts, all by book: below, columns cost more than objects
@@ -73,14 +75,22 @@ async def create(unit: Unit, draft: Draft) -> Created:
     return created
 
 
-async def create_many(unit: Unit, drafts: Sequence[Draft], *, partial: bool, turn: Turn | None = None) -> list[Created]:
+async def create_many(
+    unit: Unit,
+    drafts: Sequence[Draft],
+    *,
+    partial: bool,
+    turn: Turn | None = None,
+    post: PostMany = ledger.post_many,
+) -> list[Created]:
     """Create a batch in order, in one unit. With `partial`, a refused draft leaves the others alone; else it raises.
 
-    Whoever creates several batches at a time gives each its `turn`, and says when it has committed.
+    Whoever creates several batches at a time gives each its `turn`, and says when it has committed. `post` is the door
+    by which partial batches come into the books: that of a Poster, for volume.
     """
     turn = turn or Turn()
     if partial and len(drafts) >= BOOK_FROM and all(draft.rail == BOOK for draft in drafts):
-        return await transaction_book.create_many(unit, drafts, turn=turn)
+        return await transaction_book.create_many(unit, drafts, turn=turn, post=post)
     named = ids.many("tx", len(drafts)) if len(drafts) > 1 else [ids.new("tx")]
     plans = [_Plan(draft, id) for draft, id in zip(drafts, named, strict=False)]
     await turn.claim()
@@ -99,14 +109,14 @@ async def create_many(unit: Unit, drafts: Sequence[Draft], *, partial: bool, tur
             raise plan.refusal
     await turn.post()
     if partial:
-        await _post(unit, plans, partial=True)
+        await _post_some(unit, plans, post)
     done = [plan for plan in plans if plan.alive]
     await _insert(unit, done)
     refusals = {at: plan.refusal for at, plan in enumerate(plans) if plan.refusal is not None}
     if partial:
         await claims.give_back(unit, named, refusals)
     else:  # last, because it locks the asset for everybody until the commit; a refusal undoes the rows
-        await _post(unit, plans, partial=False)
+        await ledger.post(unit, [transfer for _, transfer in _transfers(plans)])
     unit.emit(*(_announcement(unit, plan) for plan in done))
     fresh = [Created(plan.id, plan.status) for plan in plans]
     return await answers(unit, fresh, replays=claims.replays, refusals=refusals)
@@ -148,12 +158,20 @@ def _lay_out(unit: Unit, plan: _Plan, known: Parties, others: Systems) -> None:
     )
 
 
-async def _post(unit: Unit, plans: list[_Plan], *, partial: bool) -> None:
-    posting_plans = [(plan, plan.transfer) for plan in plans if plan.alive and plan.transfer is not None]
-    posted = await ledger.post(unit, [transfer for _, transfer in posting_plans], refuse=not partial)
-    for (plan, transfer), answer in zip(posting_plans, posted, strict=True):
-        if answer.result:
-            plan.refusal = TransferRefused(transfer_id=transfer.id, rule=answer.result.rule)
+def _transfers(plans: list[_Plan]) -> list[tuple[_Plan, Transfer]]:
+    return [(plan, plan.transfer) for plan in plans if plan.alive and plan.transfer is not None]
+
+
+async def _post_some(unit: Unit, plans: list[_Plan], post: PostMany) -> None:
+    """Post what no rule refuses; the others are refused."""
+    parts: dict[str, list[tuple[_Plan, Transfer]]] = {}
+    for plan, transfer in _transfers(plans):
+        parts.setdefault(transfer.asset, []).append((plan, transfer))
+    for asset in sorted(parts):
+        answers = await post(unit, Columns.of([transfer for _, transfer in parts[asset]]))
+        for (plan, transfer), result in zip(parts[asset], answers.result.tolist(), strict=True):
+            if result:
+                plan.refusal = TransferRefused(transfer_id=transfer.id, rule=Result(result).rule)
 
 
 async def _insert(unit: Unit, plans: list[_Plan]) -> None:

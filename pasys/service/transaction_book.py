@@ -22,12 +22,12 @@ from pasys.domain.ledger_columns import NEVER, Columns, Int64s, micros
 from pasys.domain.transaction import BOOK, Kind, Status
 from pasys.errors import Rejected, TransferRefused
 from pasys.events import TransactionSucceeded
-from pasys.service import ledger
 from pasys.service.transaction_draft import (
     Claims,
     Created,
     Draft,
     Parties,
+    PostMany,
     Systems,
     Turn,
     answers,
@@ -51,10 +51,6 @@ class _Part:
     credit: list[int] = field(default_factory=list)
 
 
-class _Refused(Exception):
-    """Undoes what was done in the hope that nothing is refused."""
-
-
 class _Book:
     """One batch on its way."""
 
@@ -63,7 +59,7 @@ class _Book:
         self._ids = ids.many("tx", len(drafts))
         self._claims = Claims()
 
-    async def create(self, turn: Turn) -> list[Created]:
+    async def create(self, turn: Turn, post: PostMany) -> list[Created]:
         await turn.claim()
         self._claims = await claim(self._unit, self._drafts, self._ids)
         known = await parties(self._unit, self._drafts, partial=True)
@@ -74,12 +70,9 @@ class _Book:
         for asset, columns in transfers.items():  # nobody sees them before the commit; those of refused ones go again
             await self._insert(columns, parts[asset])
         await self._unit.write_outbox(relayed=False)
-        made = [(columns, parts[asset]) for asset, columns in transfers.items()]
-        refused = turn.course.refused or not await self._post_all(made, turn)  # one often follows another
-        if refused:
-            await turn.post()
-            refused = await self._post_some(made)
-        turn.course.refused = refused
+        await turn.post()  # each asset is locked from here on, for others who post
+        accepted = [at for asset, columns in transfers.items() for at in await self._post(columns, parts[asset], post)]
+        await self._record(accepted)
         await self._take_back()
         fresh, claims = [Created(id, Status.SUCCEEDED) for id in self._ids], self._claims
         return await answers(self._unit, fresh, replays=claims.replays, refusals=claims.refusals)
@@ -143,34 +136,13 @@ class _Book:
             ]
         )
 
-    async def _post_all(self, made: Sequence[tuple[Columns, _Part]], turn: Turn) -> bool:
-        """Record and post all, or do nothing, and False: where a rule refuses one, its steps must not be there, and
-        their table knows no way back. They are recorded first, because assets are locked from their posting on. Where
-        nothing is done the locks are gone, too: what a rule says next may be something else.
-        """
-        try:
-            async with self._unit.savepoint():
-                for _, part in made:
-                    await self._record(part.at)
-                await turn.post()
-                for columns, _ in made:  # in order: each locks its asset
-                    if (await ledger.post_many(self._unit, columns)).result.any():
-                        raise _Refused
-        except _Refused:
-            return False
-        return True
-
-    async def _post_some(self, made: Sequence[tuple[Columns, _Part]]) -> bool:
-        """Post those that no rule refuses, and record them; whether there are others."""
-        refused = False
-        for columns, part in made:
-            result = (await ledger.post_many(self._unit, columns)).result
-            refused |= bool(result.any())
-            for i in np.flatnonzero(result).tolist():
-                id, rule = UUID(bytes=columns.id[i].tobytes()), Result(int(result[i])).rule
-                self._claims.refusals[part.at[i]] = TransferRefused(transfer_id=id, rule=rule)
-            await self._record([part.at[i] for i in np.flatnonzero(result == Result.ACCEPTED).tolist()])
-        return refused
+    async def _post(self, columns: Columns, part: _Part, post: PostMany) -> list[int]:
+        """Post one asset's; the places of those that no rule refuses."""
+        result = (await post(self._unit, columns)).result
+        for i in np.flatnonzero(result).tolist():
+            id, rule = UUID(bytes=columns.id[i].tobytes()), Result(int(result[i])).rule
+            self._claims.refusals[part.at[i]] = TransferRefused(transfer_id=id, rule=rule)
+        return [part.at[i] for i in np.flatnonzero(result == Result.ACCEPTED).tolist()]
 
     async def _record(self, at: Sequence[int]) -> None:
         """The two steps of those at these places."""
@@ -189,9 +161,9 @@ class _Book:
             await self._claims.give_back(self._unit, self._ids, refused)
 
 
-async def create_many(unit: Unit, drafts: Sequence[Draft], *, turn: Turn) -> list[Created]:
+async def create_many(unit: Unit, drafts: Sequence[Draft], *, turn: Turn, post: PostMany) -> list[Created]:
     """Create a batch of drafts that go by book, in order, in one unit; a refused one leaves the others alone."""
-    return await _Book(unit, drafts).create(turn)
+    return await _Book(unit, drafts).create(turn, post)
 
 
 def _times(drafts: list[Draft]) -> Int64s | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
@@ -17,10 +17,12 @@ from pasys.adapters import Psp, open_psp
 from pasys.config import Settings
 from pasys.db import Unit, queries
 from pasys.domain.account import receivable
+from pasys.domain.ledger_columns import Columns
 from pasys.domain.transaction import BOOK, Kind, Status, check_shape, infer_kind
 from pasys.errors import AccountNotFound, IdempotencyMismatch, InvalidInput, Rejected, WrongAsset
 from pasys.money import Money
 from pasys.service import account, idempotency
+from pasys.service.ledger import Answers
 
 SQL = queries("transaction")
 OPERATION = "transaction.create"
@@ -67,13 +69,6 @@ class Created(NamedTuple):
 
 
 @dataclass(slots=True)
-class Course:
-    """What several batches of one caller have met with: whether any of the last that is done was `refused`."""
-
-    refused: bool = False
-
-
-@dataclass(slots=True)
 class Turn:
     """The place of a batch among several that one caller creates at a time, in order.
 
@@ -84,11 +79,6 @@ class Turn:
     before: Turn | None = None
     claimed: asyncio.Event = field(default_factory=asyncio.Event)
     committed: asyncio.Event = field(default_factory=asyncio.Event)
-    course: Course = field(default_factory=Course)
-
-    def __post_init__(self) -> None:
-        if self.before is not None:
-            self.course = self.before.course
 
     async def claim(self) -> None:
         if self.before is not None:
@@ -111,6 +101,7 @@ class Party:
 
 
 Parties = Mapping[tuple[str, str], Party]  # by name or public id, and asset
+PostMany = Callable[[Unit, Columns], Awaitable[Answers]]  # a door to the books, for a batch of one asset
 Systems = Mapping[tuple[str, str], int]
 
 

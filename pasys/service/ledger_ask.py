@@ -1,0 +1,71 @@
+"""Who waits for a poster: callers whose transfers are written for them, together, and such as write their own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pasys.db import Unit
+from pasys.domain.ledger import Transfer
+from pasys.domain.ledger_batch import Verdict
+from pasys.domain.ledger_columns import Columns
+from pasys.service import ledger_books as books
+from pasys.service.ledger_memory import Judged
+
+
+class Ask:
+    """A caller that waits: for its own answers among those of the batch that it became part of."""
+
+    def __init__(self, what: Transfer | Columns) -> None:
+        self.what, self.size = what, 1 if isinstance(what, Transfer) else len(what)
+        self.answer: asyncio.Future[tuple[Any, int]] = asyncio.get_running_loop().create_future()
+
+
+class Join:
+    """A caller that waits for its turn to write a batch into its own unit.
+
+    The answer is what was judged by memory, to be written as it is; or nothing, where the books are to be locked, read
+    and judged. `posted` is set when that is done, or the unit has ended without; `ended` says whether it is committed.
+    """
+
+    def __init__(self, unit: Unit, columns: Columns) -> None:
+        self.unit, self.columns, self.size = unit, columns, len(columns)
+        loop = asyncio.get_running_loop()
+        self.answer: asyncio.Future[Judged | None] = loop.create_future()
+        self.posted, self.written, self.moved = asyncio.Event(), False, False
+        self.ended: asyncio.Future[bool] = loop.create_future()
+        unit.afterwards(self._end)
+
+    def _end(self, committed: bool) -> None:
+        self.ended.set_result(committed and self.written)
+        self.posted.set()
+
+
+@dataclass(slots=True)
+class Group:
+    """Callers whose transfers are written together."""
+
+    asks: Sequence[Ask]
+    columns: Columns
+
+    @classmethod
+    def of(cls, asks: Sequence[Ask]) -> Group:
+        transfers = [ask.what for ask in asks if isinstance(ask.what, Transfer)]
+        if len(transfers) == len(asks):
+            return cls(asks, Columns.of(transfers))
+        parts = [ask.what if isinstance(ask.what, Columns) else Columns.of([ask.what]) for ask in asks]
+        return cls(asks, Columns.joined(parts))
+
+    def settle(self, verdict: Verdict) -> None:
+        single = None
+        at = 0
+        for ask in self.asks:
+            if not ask.answer.done():  # else its caller was cancelled
+                if isinstance(ask.what, Transfer):
+                    single = single or books.results_of(verdict)
+                    ask.answer.set_result((single, at))
+                else:
+                    ask.answer.set_result((verdict, at))
+            at += ask.size
