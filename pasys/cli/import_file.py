@@ -31,6 +31,7 @@ FILE_BYTES_MAX = 512 * 2**20
 BAD_ROWS_LISTED_MAX = 100
 ACCOUNTS_A_UNIT = 2_000
 UNITS_AT_A_TIME = 5
+LAG_MAX = 16_384  # transfers: a payment that is settled meanwhile waits until what lags is added up
 OBJECTS_BETWEEN_COLLECTIONS = 1_000_000
 Progress = Callable[[str, int, int], None]  # what is being done, rows done, rows in all
 
@@ -275,7 +276,7 @@ class _Import:
             for wanted in self._accounts():
                 async with db.unit() as unit:
                     self.outcome.accounts_opened += await import_batch.open_accounts(unit, wanted)
-            async with Poster(db) as poster:
+            async with Poster(db, lag_max=LAG_MAX) as poster:
                 await self._in_turn(db, batch, poster)
         async with db.unit() as unit:
             self.outcome.refusals = await import_batch.refusals(unit, batch.id)

@@ -41,11 +41,11 @@ class Memory:
     """One asset's books as they are behind all that one poster has judged, written or not.
 
     It is told when something was not written after all (`forget`). `reader` opens the connection over which accounts
-    and holds are read that it has not met yet.
+    and holds are read that it has not met yet. `lag_max` are the transfers in which all account rows are written once.
     """
 
-    def __init__(self, asset: str, reader: Callable[[], Awaitable[Driver]]) -> None:
-        self._asset, self._reader = asset, reader
+    def __init__(self, asset: str, reader: Callable[[], Awaitable[Driver]], lag_max: int | None) -> None:
+        self._asset, self._reader, self._lag_max = asset, reader, lag_max
         self.cache: Cache | None = None
         self._wary = 0
         self._swept_ns = time.monotonic_ns()
@@ -124,7 +124,7 @@ class Memory:
         now = time.monotonic_ns()
         by_time = min(Fraction(now - self._swept_ns, LAG_S * 10**9), REST_SHARE)  # time without a batch does not count
         self._swept_ns = now
-        return min(max(Fraction(transfers, LAG_MAX), by_time), Fraction(1))
+        return min(max(Fraction(transfers, self._lag_max or LAG_MAX), by_time), Fraction(1))
 
     def catch_up(self) -> Writing:
         """A batch of nothing, which brings some more of the account rows up to date. Only where they lag."""

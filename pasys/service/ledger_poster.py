@@ -48,9 +48,15 @@ class Poster:
     """Posts to any number of assets; use it as an async context. One process needs one; any number may run."""
 
     def __init__(
-        self, db: Database, *, group_max: int = GROUP_MAX, now: Callable[[], datetime] = lambda: datetime.now(UTC)
+        self,
+        db: Database,
+        *,
+        group_max: int = GROUP_MAX,
+        lag_max: int | None = None,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        self._db, self._group_max, self._now = db, group_max, now
+        """`lag_max`: account rows lag by twice as many transfers at most; who posts beside it adds them up first."""
+        self._db, self._group_max, self._lag_max, self._now = db, group_max, lag_max, now
         self._lanes: dict[str, _Lane] = {}
         self._joined: WeakKeyDictionary[Unit, str] = WeakKeyDictionary()  # the last asset that each posts in
 
@@ -94,14 +100,16 @@ class Poster:
 
     def _lane(self, asset: str) -> _Lane:
         if asset not in self._lanes:
-            self._lanes[asset] = _Lane(self._db, asset, self._group_max, self._now)
+            self._lanes[asset] = _Lane(self._db, asset, self._group_max, self._lag_max, self._now)
         return self._lanes[asset]
 
 
 class _Lane:
     """One asset's queue and the task that works it off, over two connections: one writes while the other reads."""
 
-    def __init__(self, db: Database, asset: str, group_max: int, now: Callable[[], datetime]) -> None:
+    def __init__(
+        self, db: Database, asset: str, group_max: int, lag_max: int | None, now: Callable[[], datetime]
+    ) -> None:
         self._settings, self._url, self._asset, self._group_max = db.settings, db.url, asset, group_max
         self._now = now
         self._waiting: deque[Ask | Join] = deque()
@@ -109,7 +117,7 @@ class _Lane:
         self._come, self._room = asyncio.Event(), asyncio.Event()
         self._room.set()
         self._closing = False
-        self._memory = Memory(asset, partial(self._connection, "reader"))
+        self._memory = Memory(asset, partial(self._connection, "reader"), lag_max)
         self._flight: asyncio.Task[bool] | None = None
         self._writer: Driver | None = None
         self._reader: Driver | None = None
