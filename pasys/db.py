@@ -20,6 +20,7 @@ from uuid import UUID
 
 import psycopg
 from psycopg import errors as pg_errors
+from psycopg.pq import TransactionStatus
 from psycopg.rows import namedtuple_row
 from sqlalchemy import Executable
 from sqlalchemy.exc import DBAPIError, InterfaceError
@@ -88,6 +89,7 @@ class Unit:
         self._emitted: list[Event] = []
         self.changes, self.decided = changes, False
         self.announcements: list[Announcement] = []
+        self.in_books = False  # whether it has locked an asset's books
         self._listeners: list[Callable[[bool], None]] = []
 
     @property
@@ -310,6 +312,8 @@ class Database:
                     )
                     yield unit
                     await unit.write_outbox(relayed=relayed)
+                    if driver.info.transaction_status is TransactionStatus.INERROR:  # its commit would roll it back
+                        raise AssertionError("a statement has failed, and the unit went on")
                     unit.decided = True  # from here on only the server knows whether it is committed
             committed = True
         except DatabaseUnavailable as error:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from psycopg.errors import UndefinedTable
 
 from pasys.config import Settings
 from pasys.db import Database
@@ -67,3 +68,17 @@ async def test_a_server_that_answers_the_commit_with_an_error_has_not_committed(
         async with db.unit() as unit:
             unit.emit(opened("never"))
     assert await waiting(db) == 0
+
+
+async def test_a_unit_does_not_go_on_after_a_statement_that_failed(db: Database) -> None:
+    """PostgreSQL would answer its commit with a rollback, and nobody would know that all of it was lost."""
+    ended: list[bool] = []
+    with pytest.raises(AssertionError, match="has failed"):
+        async with db.unit() as unit:
+            unit.afterwards(ended.append)
+            await unit.rows("create table kept (x int)")
+            with pytest.raises(UndefinedTable):
+                await unit.rows("select * from nothing")
+    async with db.unit() as unit:
+        assert await unit.value("select to_regclass('kept')") is None
+    assert ended == [False]

@@ -106,6 +106,7 @@ async def post_many(unit: Unit, columns: Columns) -> Answers:
 
 async def project(unit: Unit, code: str) -> None:
     """Lock an asset and bring its account rows up to its journal: before an account's own row is judged or changed."""
+    unit.in_books = True
     await unit.rows(SQL["lock"], code=code)
     await unit.rows(SQL["project"], code=code)
 
@@ -149,6 +150,7 @@ def _check_chains(transfers: Sequence[Transfer]) -> None:
 
 
 async def _judge(unit: Unit, columns: Columns) -> _Judged:
+    unit.in_books = True
     found = await books.load(unit.driver, columns, lock=True, now=unit.now)
     if found is None:
         await ensure_asset(unit, columns.asset)

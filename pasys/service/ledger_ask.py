@@ -39,8 +39,10 @@ class Join:
         unit.afterwards(self._end)
 
     def _end(self, committed: bool) -> None:
-        self.ended.set_result(committed and self.written)
+        if not self.ended.done():  # else its poster was cancelled
+            self.ended.set_result(committed and self.written)
         self.posted.set()
+        self.answer.cancel()  # nobody can write into the unit any more
 
 
 @dataclass(slots=True)

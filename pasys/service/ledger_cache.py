@@ -31,8 +31,9 @@ class Cache:
     the batches of a new poster meet new accounts all the time, and must not move the table for each.
     """
 
-    def __init__(self, head: Head) -> None:
-        self.head = head
+    def __init__(self, head: Head, since: int) -> None:
+        """`since` is the place in the journal as of which all account rows were exact when the books were read."""
+        self.head, self.since = head, since
         self.holds: dict[UUID, Hold] = {}
         self._number = np.zeros(0, np.int64)  # in order
         self._place = np.zeros(0, np.int64)  # where each stands in the table

@@ -34,7 +34,7 @@ class _Moved(Exception):
 
 
 class _Unseen(Exception):
-    """Somebody may have opened an account that nobody else can see yet."""
+    """A unit that is not committed yet has opened an account, or brought rows up to date that lagged."""
 
 
 class Memory:
@@ -63,7 +63,7 @@ class Memory:
 
     def remember(self, columns: Columns, verdict: Verdict, seen: Books, head: Head) -> None:
         """What was read under the lock, and what was then written behind it."""
-        cache = self.cache = Cache(head)
+        cache = self.cache = Cache(head, seen.last_seq)
         cache.add(seen.accounts)
         cache.add_holds(seen.holds)
         cache.take(columns, verdict, lags=False)
@@ -93,6 +93,8 @@ class Memory:
             head = books.head_of(row)
             if head.epoch != cache.head.epoch or head.last_seq > cache.head.last_seq:
                 raise _Moved
+            if head.projected_seq < cache.since:
+                raise _Unseen
             read = books.accounts_of(row)
             cache.add(read)
             cache.add_holds(books.holds_of(row))

@@ -18,7 +18,6 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import psycopg
@@ -31,6 +30,7 @@ from pasys.domain.ledger_batch import Books, Verdict
 from pasys.domain.ledger_columns import Columns
 from pasys.domain.ledger_rules import judge
 from pasys.errors import InvalidInput, PasysError
+from pasys.service import ledger
 from pasys.service import ledger_books as books
 from pasys.service.ledger_ask import Ask, Group, Join
 from pasys.service.ledger_books import Answers, Driver, Head, Writing
@@ -39,6 +39,7 @@ from pasys.service.ledger_memory import Judged, Memory
 GROUP_MAX = 8_192  # transfers that are committed together, unless a caller's own batch is larger
 WAITING_MAX = 100_000  # transfers that may wait; beyond, callers wait before they are heard
 IDLE_S = timedelta(milliseconds=50).total_seconds()  # nobody has come for so long: the rows are brought up to date
+LANES_MAX = 8  # assets in which units post by memory: each takes two connections
 RACES_MAX = 8  # times that an id may be recorded in another asset just now
 _Whole = Callable[[], contextlib.AbstractAsyncContextManager[object]]  # a transaction, or a part of one
 _BY_INDEX = "-c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off -c plan_cache_mode=force_generic_plan"
@@ -58,7 +59,6 @@ class Poster:
         """`lag_max`: account rows lag by twice as many transfers at most; who posts beside it adds them up first."""
         self._db, self._group_max, self._lag_max, self._now = db, group_max, lag_max, now
         self._lanes: dict[str, _Lane] = {}
-        self._joined: WeakKeyDictionary[Unit, str] = WeakKeyDictionary()  # the last asset that each posts in
 
     async def __aenter__(self) -> Poster:
         return self
@@ -86,14 +86,15 @@ class Poster:
         return Answers(verdict.result[mine], verdict.replayed[mine], verdict.seq[mine])
 
     async def post_in(self, unit: Unit, batch: Columns) -> Answers:
-        """Post a batch of one asset in a unit, with which it stands or falls; else as `post_many`.
+        """Post a batch of one asset in a unit, with which it stands or falls: as the door's `post_many`, but by memory.
 
-        From here on the asset is locked for everybody until the unit ends, and who comes behind waits for its end. So
-        post late in a unit, once in an asset, in several in the order of their codes, and not within a savepoint.
+        From here on the asset is locked for everybody until the unit ends, and who comes behind waits for its end; so
+        post late, and end every unit before the poster is closed.
         """
-        assert not unit.in_savepoint, "what is posted here stands or falls with the unit"
-        assert self._joined.get(unit, "") < batch.asset, "or two units would wait for each other"
-        self._joined[unit] = batch.asset
+        new = batch.asset not in self._lanes and len(self._lanes) >= LANES_MAX
+        # Who has locked an asset must not wait in a queue: PostgreSQL would not see that two wait for each other.
+        if unit.in_books or unit.in_savepoint or new:
+            return await ledger.post_many(unit, batch)
         books.check_batch(len(batch), linked_on=batch.linked_on)
         verdict = await self._lane(batch.asset).join(unit, batch)
         return Answers(verdict.result, verdict.replayed, verdict.seq)
@@ -129,6 +130,7 @@ class _Lane:
     async def join(self, unit: Unit, columns: Columns) -> Verdict:
         join = Join(unit, columns)
         judged = await self._queue(join)
+        unit.in_books = True
         try:
             verdict = await self._write_in(join, judged)
             join.written = True
@@ -270,7 +272,7 @@ class _Lane:
         """Give a caller its turn. What comes behind is judged as if its unit were committed, and waits for its end."""
         if join.ended.done():
             return
-        judged = await self._memory.judge(join.columns, join.unit.now, known=True)
+        judged = await self._judge(join)
         if not await self._land():
             judged = None
         if join.answer.done():  # its caller has gone, and memory has what it wanted
@@ -279,6 +281,12 @@ class _Lane:
         self._flight = asyncio.create_task(self._outcome(join))
         if judged is None:
             await join.posted.wait()  # until then there is nothing to remember
+
+    async def _judge(self, join: Join) -> Judged | None:
+        try:
+            return await self._memory.judge(join.columns, join.unit.now, known=True)
+        except psycopg.OperationalError:  # that of our own reader, and no fault of the unit
+            return self._memory.forget()
 
     async def _outcome(self, join: Join) -> bool:
         """True where the books are as they were judged to be behind a caller's batch, now that his unit has ended."""
