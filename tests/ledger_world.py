@@ -348,7 +348,10 @@ async def _change(unit: Unit, changed: Changed) -> None:
 async def post_in(unit: Unit, poster: Poster, batch: Sequence[Transfer]) -> list[Answer]:
     """What a batch, perhaps of several assets, is answered through a poster."""
     answers: dict[int, Answer] = {}
-    for asset in sorted({transfer.asset for transfer in batch}):
+    assets = {transfer.asset for transfer in batch}
+    if len(assets) > 1:
+        await ledger.lock(unit, assets)
+    for asset in sorted(assets):
         at = [i for i, transfer in enumerate(batch) if transfer.asset == asset]
         found = ledger_poster.posted(await poster.post_in(unit, Columns.of([batch[i] for i in at])))
         answers.update({i: (Result(result), *more) for i, (result, *more) in zip(at, found, strict=True)})

@@ -16,6 +16,7 @@ from pasys.db import Database
 from pasys.money import Money
 from pasys.service import account, ledger, transaction
 from pasys.service.transaction import Created, Draft, Turn
+from tests.ledger_kit import until_waiting
 from tests.support import eventually
 
 Spaces = Callable[[], AbstractContextManager[Settings]]
@@ -271,3 +272,32 @@ async def test_batches_post_in_their_order(book_from: int, db: Database, monkeyp
     late.set()
     async with asyncio.timeout(20):
         assert [made.refusal for batch in await batches for made in batch] == [None, None]
+
+
+@pytest.mark.parametrize("book_from", [1, 10**9])
+async def test_two_assets_are_locked_before_a_partition_is_begun(
+    book_from: int, db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who begins one locks all journals, and must not wait for an asset whose holder is about to begin one, too."""
+    monkeypatch.setattr(transaction, "BOOK_FROM", book_from)
+    async with db.unit() as unit:
+        name = await unit.value("select current_database()")
+        await unit.rows(f"alter database {name} set pasys.partition_rows = '2'")
+    await db.close()  # so that every connection has it
+    async with db.unit() as unit:
+        for asset in ("EUR", "USD"):
+            await account.open(unit, name="ada", type="customer", asset=asset)
+            await account.system(unit, "external:deposits", asset)
+    euros, dollars = ([Draft(Money(5, asset), credit="ada")] * 3 for asset in ("EUR", "USD"))
+
+    async def both() -> list[Created]:
+        async with db.unit() as own:
+            return await transaction.create_many(own, euros + dollars, partial=True)
+
+    async with asyncio.timeout(20):
+        async with db.unit() as unit:
+            await ledger.lock(unit, ["USD"])
+            waiting = asyncio.create_task(both())
+            await until_waiting(unit)
+            await transaction.create_many(unit, dollars, partial=True)
+        assert [made.refusal for made in await waiting] == [None] * 6

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -55,6 +55,7 @@ __all__ = [
     "ensure_asset",
     "expired_holds",
     "holds",
+    "lock",
     "post",
     "post_many",
     "project",
@@ -104,10 +105,20 @@ async def post_many(unit: Unit, columns: Columns) -> Answers:
     return Answers(part.verdict.result, part.verdict.replayed, part.verdict.seq)
 
 
+async def lock(unit: Unit, codes: Iterable[str]) -> None:
+    """Lock the assets that are going to be posted in one after the other, in the order that everybody keeps.
+
+    Where a journal begins a partition, all journals are locked until the unit ends: who locked another asset only then
+    might wait for somebody who begins one there.
+    """
+    unit.in_books = True
+    for code in sorted(codes):
+        await unit.rows(SQL["lock"], code=code)
+
+
 async def project(unit: Unit, code: str) -> None:
     """Lock an asset and bring its account rows up to its journal: before an account's own row is judged or changed."""
-    unit.in_books = True
-    await unit.rows(SQL["lock"], code=code)
+    await lock(unit, [code])
     await unit.rows(SQL["project"], code=code)
 
 

@@ -167,6 +167,8 @@ async def _post_some(unit: Unit, plans: list[_Plan], post: PostMany) -> None:
     parts: dict[str, list[tuple[_Plan, Transfer]]] = {}
     for plan, transfer in _transfers(plans):
         parts.setdefault(transfer.asset, []).append((plan, transfer))
+    if len(parts) > 1:
+        await ledger.lock(unit, parts)
     for asset in sorted(parts):
         answers = await post(unit, Columns.of([transfer for _, transfer in parts[asset]]))
         for (plan, transfer), result in zip(parts[asset], answers.result.tolist(), strict=True):

@@ -22,6 +22,7 @@ from pasys.domain.ledger_columns import NEVER, Columns, Int64s, micros
 from pasys.domain.transaction import BOOK, Kind, Status
 from pasys.errors import Rejected, TransferRefused
 from pasys.events import TransactionSucceeded
+from pasys.service import ledger
 from pasys.service.transaction_draft import (
     Claims,
     Created,
@@ -71,6 +72,8 @@ class _Book:
             await self._insert(columns, parts[asset])
         await self._unit.write_outbox(relayed=False)
         await turn.post()  # each asset is locked from here on, for others who post
+        if len(transfers) > 1:
+            await ledger.lock(self._unit, transfers)
         accepted = [at for asset, columns in transfers.items() for at in await self._post(columns, parts[asset], post)]
         await self._record(accepted)
         await self._take_back()
