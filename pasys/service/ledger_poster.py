@@ -39,7 +39,7 @@ from pasys.service.ledger_memory import Judged, Memory
 GROUP_MAX = 8_192  # transfers that are committed together, unless a caller's own batch is larger
 WAITING_MAX = 100_000  # transfers that may wait; beyond, callers wait before they are heard
 IDLE_S = timedelta(milliseconds=50).total_seconds()  # nobody has come for so long: the rows are brought up to date
-LANES_MAX = 8  # assets in which units post by memory: each takes two connections
+LANES_MAX = 8  # assets in which units post by memory: each takes a connection
 RACES_MAX = 8  # times that an id may be recorded in another asset just now
 _Whole = Callable[[], contextlib.AbstractAsyncContextManager[object]]  # a transaction, or a part of one
 _BY_INDEX = "-c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off -c plan_cache_mode=force_generic_plan"
@@ -237,10 +237,11 @@ class _Lane:
 
     async def _rest(self) -> None:
         """Nobody waits: bring the account rows up to date."""
+        role = "reader" if self._writer is None else "writer"  # where only units post, one connection will do
         while self._memory.lag and not self._waiting:
             try:
                 with database_errors(self._settings):
-                    await books.write(await self._connection("writer"), self._memory.catch_up())
+                    await books.write(await self._connection(role), self._memory.catch_up())
             except Exception:  # whoever locks the asset next does it from the journal
                 self._memory.forget()
 
