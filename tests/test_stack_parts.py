@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import os
+import socket
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -12,10 +15,13 @@ import psycopg
 import pytest
 
 from pasys import errors
+from pasys.config import Settings
 from pasys.stack import disk, identity, locate, plan
 from pasys.stack.home import Home, take_lock
 from pasys.stack.logs import logs, time_of
 from pasys.stack.nats import Nats
+from pasys.stack.postgres import Postgres
+from pasys.stack.server import NotReady
 from pasys.stack.servers import running_servers
 from tests import stack_kit
 
@@ -106,6 +112,45 @@ def test_copies_and_selection() -> None:
     needs = {"postgres": (), "migrate": ("postgres",), "x": ()}
     needs |= {"settlement": ("migrate",), "settlement-2": ("migrate",)}
     assert plan.selected(needs, ["settlement"]) == set(needs) - {"x"}
+
+
+def test_what_is_not_read_ahead_is_there_for_who_wants_it(home: Path, tmp_path: Path) -> None:
+    """A library is read as if another were not installed, and a child can read that other all the same."""
+    assert plan.left_out(Settings(home=str(home), nats_url="wss://bus.example")) == ()
+    left_out = plan.left_out(Settings(home=str(home), nats_url="nats://bus.example"))
+    wanted = tmp_path / "wanted.py"
+    wanted.write_text("import sys; assert 'nats' in sys.modules and 'aiohttp' not in sys.modules; import aiohttp")
+    ours, theirs = socket.socketpair()
+    words = [sys.executable, "-P", "-m", "pasys.stack.nursery", "--home", str(home), "--channel", str(theirs.fileno())]
+    words += [word for name in left_out for word in ("--without", name)]
+    asked = {"id": 1, "name": "reader", "target": "runpy:run_path", "args": [str(wanted)], "log": str(tmp_path / "log")}
+    with ours, theirs, subprocess.Popen([*words, "nats"], pass_fds=[theirs.fileno()]) as nursery:
+        with ours.makefile("r") as said:
+            assert json.loads(said.readline())["tell"] == "loaded"
+            ours.sendall(json.dumps(asked | {"settings": False, "reports_ready": False}).encode() + b"\n")
+            told = [json.loads(said.readline()) for _ in range(2)]
+        nursery.kill()
+    assert [line["tell"] for line in told] == ["forked", "ended"], told
+    assert told[1]["code"] == 0, (tmp_path / "log").read_text()
+
+
+def test_postgres_is_asked_once_it_says_that_it_is_ready(home: Path) -> None:
+    """Its socket is there long before, and a question that comes too early is an error in its log."""
+    Home(home).create()
+    postgres = Postgres(Home(home))
+    postgres.data.mkdir(parents=True)
+    pid_file = postgres.data / "postmaster.pid"
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(postgres.sockets / f".s.PGSQL.{postgres.port}"))
+        listening.listen()
+        listening.setblocking(False)
+        for written in (None, "1\n" * 7, "1\n" * 7 + "starting\n", "1\n" * 7 + "stopping\n"):
+            if written is not None:
+                pid_file.write_text(written)
+            with pytest.raises(NotReady, match="starting up"):
+                asyncio.run(asyncio.wait_for(postgres.probe(), 5))
+            with pytest.raises(BlockingIOError):
+                listening.accept()
 
 
 def test_no_wheels_python_code_is_imported() -> None:

@@ -64,6 +64,7 @@ class Nurse:
     def __init__(self, home: Home, *, bare: bool) -> None:
         self.home = home
         self.bare = bare  # reads nothing ahead: for tests of the machine room itself
+        self.left_out: tuple[str, ...] = ()
         self.listening = asyncio.Event()
         self.loaded = asyncio.Event()
         self.daemons: list[str] = []
@@ -79,7 +80,9 @@ class Nurse:
         ours, theirs = socket.socketpair()
         words = [sys.executable, "-P", "-m", "pasys.stack.nursery", "--home", self.home.root]
         words += ["--channel", str(theirs.fileno())]
-        words += [] if self.bare else ["--discover", DAEMONS_PACKAGE, *PRELOAD]
+        if not self.bare:
+            words += [word for name in self.left_out for word in ("--without", name)]
+            words += ["--discover", DAEMONS_PACKAGE, *PRELOAD]
         with theirs:
             running = process.spawn(
                 words,

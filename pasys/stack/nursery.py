@@ -1,7 +1,7 @@
 """One process that has read every heavy module and forks a child for each program: they start in milliseconds.
 
-Run as `python -m pasys.stack.nursery --home H --channel FD [--discover PACKAGE] MODULE…`. It talks to the supervisor in
-lines of JSON over the socket FD:
+Run as `python -m pasys.stack.nursery --home H --channel FD [--without MODULE]… [--discover PACKAGE] MODULE…`. It
+talks to the supervisor in lines of JSON over the socket FD:
 
     asked     {"id", "name", "target", "args", "settings", "reports_ready", "log"}
     tells     {"tell": "loaded", "daemons": [...], "broken": {...}}     once everything is read
@@ -23,6 +23,8 @@ import signal
 import socket
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,11 +52,12 @@ class Nursery:
         signal.set_wakeup_fd(wake_end, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
 
-    def load(self, modules: list[str], discover: str | None) -> None:
+    def load(self, modules: list[str], *, without: list[str], discover: str | None) -> None:
         """Read the modules, answering between two of them, and say which daemons there are."""
         gc.disable()  # nothing that is read here is garbage
         for name in modules:
-            _import(name)
+            with _absent(without):
+                _import(name)
             self.turn(timeout_s=0)
         daemons, broken = _discover(discover) if discover else ([], {})
         gc.freeze()  # what is shared now stays shared: no collection writes to it
@@ -140,6 +143,19 @@ class Nursery:
         os._exit(0)
 
 
+@contextmanager
+def _absent(names: list[str]) -> Iterator[None]:
+    """Modules that are not installed for who reads them here; a child that wants one can have it."""
+    hidden = [name for name in names if name not in sys.modules]
+    for name in hidden:
+        sys.modules[name] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        for name in hidden:
+            del sys.modules[name]
+
+
 def _import(name: str) -> None:
     """Reading ahead only saves time: a module that cannot be read fails the program that needs it, with the reason."""
     try:
@@ -171,13 +187,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="pasys.stack.nursery")
     parser.add_argument("--home", type=Path, required=True)
     parser.add_argument("--channel", type=int, required=True)
+    parser.add_argument("--without", action="append", default=[])
     parser.add_argument("--discover")
     parser.add_argument("modules", nargs="*")
     asked = parser.parse_args()
     process.rename("pasys nursery")
     nursery = Nursery(socket.socket(fileno=asked.channel), asked.home)
     try:
-        nursery.load(asked.modules, asked.discover)
+        nursery.load(asked.modules, without=asked.without, discover=asked.discover)
         while True:
             nursery.turn(timeout_s=None)
     except (BrokenPipeError, ConnectionResetError):

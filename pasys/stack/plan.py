@@ -37,6 +37,13 @@ PRELOAD = (
 )
 
 
+def left_out(operator: Settings) -> tuple[str, ...]:
+    """What is not read ahead though a library asks for it: NATS's client wants one for HTTP, of 9 MB, where one is
+    installed, and uses it for WebSockets only."""
+    by_websocket = re.search(r"\bwss?://", operator.nats_url or "")
+    return () if by_websocket else ("aiohttp",)
+
+
 @dataclass(frozen=True, slots=True)
 class Program:
     """A function that runs in a process of its own until SIGTERM.

@@ -130,7 +130,7 @@ class Postgres:
     async def probe(self) -> None:
         if not self._socket.exists():
             raise NotReady("no socket yet")
-        if self._starting():
+        if not self._accepting():
             raise NotReady("the database system is starting up")
         if self._new:  # to ask for what is not there would be an error in the log
             await self._create_database()
@@ -142,13 +142,14 @@ class Postgres:
                 raise
             await self._create_database()
 
-    def _starting(self) -> bool:
-        """As the server says it itself, in the eighth line of its pid file; who asks it then is an error in its log."""
+    def _accepting(self) -> bool:
+        """As the server says it itself, in the eighth line of its pid file, which comes behind the socket; who asks
+        before is an error in its log."""
         try:
             said = (self.data / "postmaster.pid").read_text(encoding="utf-8").splitlines()
         except FileNotFoundError:
             return False
-        return len(said) > 7 and said[7].strip() == "starting"
+        return len(said) > 7 and said[7].strip() in ("ready", "standby")
 
     async def _create_database(self) -> None:
         try:

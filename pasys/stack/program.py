@@ -76,8 +76,8 @@ def _detach(request: dict[str, Any], *, parent_pid: int, life: int) -> None:
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     random.seed()
-    if numpy := sys.modules.get("numpy"):
-        numpy.random.seed()
+    if numpy_random := sys.modules.get("numpy.random"):  # else it seeds itself where it is read first
+        numpy_random.seed()
 
 
 def _end_with(life: int) -> None:

@@ -137,6 +137,7 @@ class Supervisor:
             fixed = plan.fixed_programs(self.home, config.load(self.home.root), port_of=port_of)
         self.add_programs(fixed)
         listening = await control.serve(self.home.sockets() / "control.sock", self.answer)
+        self.nurse.left_out = plan.left_out(operator)
         self.nurse.on_loaded = lambda: self.hire(operator.copies)
         self.want_fixed()
         watching = asyncio.create_task(self.watch())
