@@ -29,7 +29,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from pasys import ids
 from pasys.config import Settings
-from pasys.errors import DatabaseUnavailable, DiskFull, OutcomeUnknown, SchemaOutdated
+from pasys.errors import DatabaseUnavailable, DiskFull, OutcomeUnknown, RequestUnderWay, SchemaOutdated
 from pasys.events import Announcement, Event, encode
 
 if TYPE_CHECKING:
@@ -51,6 +51,8 @@ select id, clock_timestamp() + make_interval(secs => %(claim_s)s::float8) from a
 """
 COPY_FROM = 500  # events, or keys: below, one statement is cheaper than the turns of COPY
 ANNOUNCED_AT_ONCE = 10_000  # by one statement: PostgreSQL takes no value of a gigabyte
+CONNECTIONS_MAX = 4
+BRIEFLY_S = 10.0
 CLAIM_S = 2.0  # how long a worker's own announcements are left to it before any relay takes them
 
 
@@ -146,6 +148,17 @@ class Unit:
     def in_savepoint(self) -> bool:
         """Whether what is done now may be undone before the unit ends."""
         return self._connection.in_nested_transaction()
+
+    @asynccontextmanager
+    async def briefly(self) -> AsyncIterator[None]:
+        """Once the unit has locked books, the block waits BRIEFLY_S for a lock: who holds it may be waiting for the
+        books in a queue outside of PostgreSQL, which does not see that one waits for the other."""
+        if not self.in_books:
+            yield
+            return
+        await self.rows(f"set local lock_timeout = '{BRIEFLY_S:g}s'")
+        yield
+        await self.rows("set local lock_timeout to default")
 
     def emit(self, *events: Event) -> None:
         """Announce facts, if and when this unit commits."""
@@ -258,7 +271,7 @@ class Database:
     once, while tables may still be empty, and must still be right when they are full.
     """
 
-    def __init__(self, settings: Settings, *, connections_max: int = 4, by_index: bool = False) -> None:
+    def __init__(self, settings: Settings, *, connections_max: int = CONNECTIONS_MAX, by_index: bool = False) -> None:
         self.settings = settings
         self.url = settings.require("database_url")
         self._engine = create_async_engine(
@@ -358,6 +371,8 @@ class database_errors:
             raise DiskFull(path=f"PostgreSQL ({self.settings.home})", free="0 B") from error
         if isinstance(found, pg_errors.UndefinedTable):
             raise SchemaOutdated(found="an older revision, or none", wanted="its own revision") from error
+        if isinstance(found, pg_errors.LockNotAvailable):
+            raise RequestUnderWay() from error
         if isinstance(found, _NEVER):
             return
         if isinstance(found, _NOT_NOW) or isinstance(error, InterfaceError):

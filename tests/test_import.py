@@ -21,6 +21,7 @@ from pasys.money import Money
 from pasys.service import account, import_batch, ledger
 from pasys.service.transaction import Created, Draft, Turn, create_many
 from tests.import_files import FUNDED, HEADER, chosen_of, command, environment, silent, write
+from tests.ledger_kit import until_waiting
 from tests.support import balance_of, eventually
 
 
@@ -42,6 +43,47 @@ async def test_a_bad_row_stops_the_file_before_anything_is_written(db: Database,
         await imported(db, write(tmp_path / "bad.csv", *FUNDED, "k,,a,b,1e3,USD,,,"), batch_size=1)
     for table in ("import_batch", "account", "transaction", "event"):
         assert await count(db, table) == 0, table
+
+
+# Others who post -----------------------------------------------------------------------------------------------------
+
+
+async def test_an_import_waits_for_the_books_as_long_as_it_takes(db: Database, tmp_path: Path) -> None:
+    """Its chunks wait for the asset, and none of them for a connection that the others have."""
+    for name in ("ada", "ben"):
+        async with db.unit() as unit:
+            await account.open(unit, name=name, type="customer", asset="USD")
+    path = write(tmp_path / "p.csv", *[f"k{n},deposit,,ada,1,USD,,," for n in range(12)])
+    own = Database(db.settings)
+    own._engine.pool._timeout = 0.5  # type: ignore[attr-defined]
+    try:
+        async with asyncio.timeout(30), db.unit() as unit:
+            await ledger.lock(unit, ["USD"])
+            importing = asyncio.create_task(imported(own, path, batch_size=1, open_accounts=False))
+            await until_waiting(unit)
+            await asyncio.sleep(1)
+        async with asyncio.timeout(30):
+            assert (await importing).created == 12
+    finally:
+        await own.close()
+
+
+async def test_no_journal_is_locked_by_a_chunk_that_waits_for_its_turn(db: Database, tmp_path: Path) -> None:
+    """The first row of an asset locks all journals for who begins a partition: it is there before a chunk needs it."""
+    async with db.unit() as unit:
+        await account.open(unit, name="ada", type="customer", asset="USD")
+    path = write(tmp_path / "n.csv", "u,deposit,,ada,1,USD,,,", "e,deposit,,ada,1,EUR,,,")
+    async with asyncio.timeout(30):
+        async with db.unit() as unit:
+            await ledger.lock(unit, ["USD"])
+            importing = asyncio.create_task(imported(db, path, batch_size=1, open_accounts=False))
+            await until_waiting(unit)
+            for _ in range(20):
+                async with db.unit() as beginning:
+                    await beginning.rows("lock table transfer in share update exclusive mode nowait")
+                await asyncio.sleep(0.02)
+        outcome = await importing
+    assert (outcome.created, outcome.refused) == (1, 1)
 
 
 # The whole file ------------------------------------------------------------------------------------------------------

@@ -7,10 +7,11 @@ import asyncio
 import pytest
 from psycopg.errors import RaiseException
 
-from pasys.db import Database
+from pasys.db import Database, Unit
 from pasys.domain.ledger import Posted, Result
 from pasys.domain.ledger_columns import Columns
 from pasys.service import account, ledger, ledger_poster
+from pasys.service.ledger_ask import Join
 from pasys.service.ledger_poster import Poster
 from tests.ledger_join import ACCEPTED, in_unit, pair, post_in, warm, without
 from tests.ledger_kit import (
@@ -122,6 +123,35 @@ async def test_a_caller_that_is_cancelled_leaves_nothing(db: Database, trusted: 
             left = await posted(unit, alice)
         assert (await poster.post(direct(alice, bob, left))).accepted
         assert not (await poster.post(direct(alice, bob, 1))).accepted
+    await hold_together(db)
+
+
+async def test_who_is_cancelled_as_its_turn_comes_does_not_queue_behind_itself(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its turn lasts until its unit ends, whatever became of the call: it posts again by the door."""
+    alice, bob = await pair(db)
+
+    class Unlucky(Join):
+        def __init__(self, unit: Unit, columns: Columns) -> None:
+            super().__init__(unit, columns)
+            caller = asyncio.current_task()
+            assert caller is not None
+            self.answer.add_done_callback(lambda _: caller.cancel())
+
+    async with asyncio.timeout(WITHIN_S), Poster(db) as poster:
+        await warm(db, poster, alice, bob)
+        monkeypatch.setattr(ledger_poster, "Join", Unlucky)
+
+        async def again() -> None:
+            async with db.unit() as unit:
+                with pytest.raises(asyncio.CancelledError):
+                    await post_in(unit, poster, direct(alice, bob, 1))
+                assert await post_in(unit, poster, direct(alice, bob, 2)) == [(ACCEPTED, False, 5)]
+
+        await asyncio.create_task(again())
+        monkeypatch.undo()
+        assert await in_unit(db, poster, direct(alice, bob, 3)) == [(ACCEPTED, False, 6)]
     await hold_together(db)
 
 

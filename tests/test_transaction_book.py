@@ -13,6 +13,7 @@ import pytest
 
 from pasys.config import Settings
 from pasys.db import Database
+from pasys.errors import RequestUnderWay
 from pasys.money import Money
 from pasys.service import account, ledger, transaction
 from pasys.service.transaction import Created, Draft, Turn
@@ -272,6 +273,43 @@ async def test_batches_post_in_their_order(book_from: int, db: Database, monkeyp
     late.set()
     async with asyncio.timeout(20):
         assert [made.refusal for batch in await batches for made in batch] == [None, None]
+
+
+@pytest.mark.parametrize("book_from", [1, 10**9])
+@pytest.mark.parametrize("wanted", ["key", "account"])
+async def test_who_holds_the_books_waits_only_briefly_for_what_comes_before_them(
+    wanted: str, book_from: int, db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who has the key, or opens the system's account, may be waiting for the books in a queue outside of PostgreSQL."""
+    monkeypatch.setattr(transaction, "BOOK_FROM", book_from)
+    monkeypatch.setattr("pasys.db.BRIEFLY_S", 0.3)
+    await open_ada(db)
+    five = Money(5, "USD")
+    held = Draft(five, debit="ada", key="other") if wanted == "account" else Draft(five, credit="ada", key="k")
+    before = Turn()
+    before.claimed.set()
+    queue = Turn(before)
+
+    async def queueing() -> list[Created]:
+        async with db.unit() as unit:
+            return await transaction.create_many(unit, [held], partial=True, turn=queue)
+
+    async with asyncio.timeout(20):
+        waiting = asyncio.create_task(queueing())
+        await queue.claimed.wait()
+        with pytest.raises(RequestUnderWay):
+            async with db.unit() as unit:
+                await transaction.create_many(unit, [Draft(five, credit="ada")] * 2, partial=True)
+                await transaction.create_many(unit, [held._replace(key="k")], partial=True)
+        before.committed.set()
+        (made,) = await waiting
+    assert (made.refusal is None) == (wanted == "key")  # the funds were those of the unit that was undone
+    async with db.unit() as unit:
+        assert await unit.value("select count(*) from transaction") == int(wanted == "key")
+        await transaction.create_many(unit, [Draft(five, credit="ada")] * 2, partial=True)
+        async with unit.briefly():
+            assert await unit.value("show lock_timeout") == "300ms"
+        assert await unit.value("show lock_timeout") == "0"
 
 
 @pytest.mark.parametrize("book_from", [1, 10**9])

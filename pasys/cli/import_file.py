@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from pasys.adapters import installed_psps, open_psp
-from pasys.db import Database, Unit, chunks
+from pasys.db import CONNECTIONS_MAX, Database, Unit, chunks
 from pasys.domain.import_row import BadRow, Layout, Row, accounts_of, bad_row, read_header, reader
 from pasys.domain.transaction import BOOK
 from pasys.errors import ImportRefused, InvalidInput, InvalidRows, Rejected
@@ -30,7 +30,7 @@ from pasys.service.transaction import Created, Turn
 FILE_BYTES_MAX = 512 * 2**20
 BAD_ROWS_LISTED_MAX = 100
 ACCOUNTS_A_UNIT = 2_000
-UNITS_AT_A_TIME = 5
+UNITS_AT_A_TIME = CONNECTIONS_MAX
 LAG_MAX = 16_384  # transfers: a payment that is settled meanwhile waits until what lags is added up
 OBJECTS_BETWEEN_COLLECTIONS = 1_000_000
 Progress = Callable[[str, int, int], None]  # what is being done, rows done, rows in all
@@ -147,6 +147,7 @@ class Survey:
     bad_lines: set[int] = field(default_factory=set)
     accounts: dict[tuple[str, str], str] = field(default_factory=dict)
     rails_used: set[str] = field(default_factory=set)
+    assets_outside: set[str] = field(default_factory=set)  # of rows in which an account of the system's takes part
 
     def refuse(self, line: int, key: str | None, no: Rejected) -> None:
         self.bad_lines.add(line)
@@ -175,6 +176,8 @@ def survey(source: Source, rails: Collection[str], *, accounts: bool, progress: 
             if accounts:
                 found.wants(row)
             found.rails_used.add(row.rail)
+            if row.debit is None or row.credit is None or row.rail != BOOK:
+                found.assets_outside.add(row.amount.asset)
         except Rejected as no:
             key = cells[key_at].strip() if key_at is not None and key_at < len(cells) else None
             found.refuse(line, key or None, no)
@@ -276,6 +279,8 @@ class _Import:
             for wanted in self._accounts():
                 async with db.unit() as unit:
                     self.outcome.accounts_opened += await import_batch.open_accounts(unit, wanted)
+            async with db.unit() as unit:  # an asset's first row locks all journals, which nobody may who waits
+                await import_batch.ensure_assets(unit, sorted(self._found.assets_outside))
             async with Poster(db, lag_max=LAG_MAX) as poster:
                 await self._in_turn(db, batch, poster)
         async with db.unit() as unit:

@@ -86,6 +86,7 @@ from pasys.errors.machine_room import OutcomeUnknown as OutcomeUnknown
 from pasys.errors.machine_room import PortTaken as PortTaken
 from pasys.errors.machine_room import ProgramEnded as ProgramEnded
 from pasys.errors.machine_room import PromptNeedsTerminal as PromptNeedsTerminal
+from pasys.errors.machine_room import RequestUnderWay as RequestUnderWay
 from pasys.errors.machine_room import RestoreFailed as RestoreFailed
 from pasys.errors.machine_room import RestoreUnfinished as RestoreUnfinished
 from pasys.errors.machine_room import SchemaOutdated as SchemaOutdated

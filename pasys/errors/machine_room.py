@@ -15,6 +15,11 @@ class DatabaseUnavailable(Unavailable):
     fix = "`pasys doctor` names what is down."
 
 
+class RequestUnderWay(DatabaseUnavailable):
+    says = "another request is at the same key, account or journal, and did not end in time"
+    fix = "Nothing was done. Ask again."
+
+
 class OutcomeUnknown(TimedOut):
     says = "PostgreSQL did not confirm: whether this was done is unknown ({reason})"
     fix = "Look whether it was before you repeat it; what had a --key may simply be repeated with the same."

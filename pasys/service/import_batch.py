@@ -87,6 +87,12 @@ async def begin(unit: Unit, *, file_name: str, file_hash: bytes, rows_total: int
     return Batch(*row)
 
 
+async def ensure_assets(unit: Unit, assets: Sequence[str]) -> None:
+    """The assets have rows, so that the system's own accounts can be opened in them. Raises UnknownAsset."""
+    for asset in assets:
+        await ensure_asset(unit, asset)
+
+
 async def advance(
     unit: Unit,
     batch_id: str,

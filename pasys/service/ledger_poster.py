@@ -129,8 +129,9 @@ class _Lane:
 
     async def join(self, unit: Unit, columns: Columns) -> Verdict:
         join = Join(unit, columns)
-        judged = await self._queue(join)
+        # Even where the answer is cancelled: by then it may be this unit's turn, which lasts until the unit ends.
         unit.in_books = True
+        judged = await self._queue(join)
         try:
             verdict = await self._write_in(join, judged)
             join.written = True

@@ -94,9 +94,10 @@ async def create_many(
     named = ids.many("tx", len(drafts)) if len(drafts) > 1 else [ids.new("tx")]
     plans = [_Plan(draft, id) for draft, id in zip(drafts, named, strict=False)]
     await turn.claim()
-    claims = await claim(unit, drafts, named)
-    known = await parties(unit, drafts, partial=partial)
-    others = await systems(unit, drafts)
+    async with unit.briefly():
+        claims = await claim(unit, drafts, named)
+        known = await parties(unit, drafts, partial=partial)
+        others = await systems(unit, drafts)
     turn.claimed.set()
     for at, plan in enumerate(plans):
         plan.refusal, plan.replay = claims.refusals.get(at), claims.replays.get(at)

@@ -62,9 +62,10 @@ class _Book:
 
     async def create(self, turn: Turn, post: PostMany) -> list[Created]:
         await turn.claim()
-        self._claims = await claim(self._unit, self._drafts, self._ids)
-        known = await parties(self._unit, self._drafts, partial=True)
-        others = await systems(self._unit, self._drafts)
+        async with self._unit.briefly():
+            self._claims = await claim(self._unit, self._drafts, self._ids)
+            known = await parties(self._unit, self._drafts, partial=True)
+            others = await systems(self._unit, self._drafts)
         turn.claimed.set()
         parts = self._lay_out(known, others)
         transfers = {asset: self._transfers(asset, parts[asset]) for asset in sorted(parts)}
