@@ -157,8 +157,11 @@ class Unit:
             yield
             return
         await self.rows(f"set local lock_timeout = '{BRIEFLY_S:g}s'")
-        yield
-        await self.rows("set local lock_timeout to default")
+        try:
+            yield
+        finally:
+            if self._driver.info.transaction_status is TransactionStatus.INTRANS:  # else there is nothing to go on with
+                await self.rows("set local lock_timeout to default")
 
     def emit(self, *events: Event) -> None:
         """Announce facts, if and when this unit commits."""

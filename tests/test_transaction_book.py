@@ -13,7 +13,7 @@ import pytest
 
 from pasys.config import Settings
 from pasys.db import Database
-from pasys.errors import RequestUnderWay
+from pasys.errors import AccountNotFound, RequestUnderWay
 from pasys.money import Money
 from pasys.service import account, ledger, transaction
 from pasys.service.transaction import Created, Draft, Turn
@@ -309,6 +309,9 @@ async def test_who_holds_the_books_waits_only_briefly_for_what_comes_before_them
         await transaction.create_many(unit, [Draft(five, credit="ada")] * 2, partial=True)
         async with unit.briefly():
             assert await unit.value("show lock_timeout") == "300ms"
+        assert await unit.value("show lock_timeout") == "0"
+        with pytest.raises(AccountNotFound):
+            await transaction.create(unit, Draft(five, credit="nobody"))
         assert await unit.value("show lock_timeout") == "0"
 
 

@@ -89,7 +89,8 @@ class Poster:
         """Post a batch of one asset in a unit, with which it stands or falls: as the door's `post_many`, but by memory.
 
         From here on the asset is locked for everybody until the unit ends, and who comes behind waits for its end; so
-        post late, and end every unit before the poster is closed. Who posts in several assets locks them first.
+        post late, and end every unit before the poster is closed. Who posts in several assets locks them first. Raises
+        InvalidInput where nobody has an account in the asset yet.
         """
         new = batch.asset not in self._lanes and len(self._lanes) >= LANES_MAX
         # Who has locked an asset must not wait in a queue: PostgreSQL would not see that two wait for each other.
