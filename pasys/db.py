@@ -51,7 +51,7 @@ select id, clock_timestamp() + make_interval(secs => %(claim_s)s::float8) from a
 """
 COPY_FROM = 500  # events, or keys: below, one statement is cheaper than the turns of COPY
 ANNOUNCED_AT_ONCE = 10_000  # by one statement: PostgreSQL takes no value of a gigabyte
-CONNECTIONS_MAX = 4
+CONNECTIONS_MAX = 4  # of a pool: who opens more units at a time waits for a connection
 BRIEFLY_S = 10.0
 CLAIM_S = 2.0  # how long a worker's own announcements are left to it before any relay takes them
 

@@ -17,7 +17,7 @@ class DatabaseUnavailable(Unavailable):
 
 class RequestUnderWay(DatabaseUnavailable):
     says = "another request is at the same key, account or journal, and did not end in time"
-    fix = "Nothing was done. Ask again."
+    fix = "Ask again: what this one had begun was undone."
 
 
 class OutcomeUnknown(TimedOut):
