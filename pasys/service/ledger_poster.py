@@ -37,6 +37,7 @@ from pasys.service.ledger_books import Answers, Driver, Head, Writing
 from pasys.service.ledger_memory import Judged, Memory
 
 GROUP_MAX = 8_192  # transfers that are committed together, unless a caller's own batch is larger
+SPLIT_FROM = 128  # so many that wait for an idle database go in two halves: one is written while the other is judged
 WAITING_MAX = 100_000  # transfers that may wait; beyond, callers wait before they are heard
 IDLE_S = timedelta(milliseconds=50).total_seconds()  # nobody has come for so long: the rows are brought up to date
 LANES_MAX = 8  # assets in which units post by memory: each takes a connection
@@ -211,13 +212,21 @@ class _Lane:
             self._come_in(join.size)
             return join
         asks: list[Ask] = []
-        size = 0
-        while waiting and isinstance(ask := waiting[0], Ask) and (not asks or size + ask.size <= self._group_max):
+        size, size_max = 0, self._size_max()
+        while waiting and isinstance(ask := waiting[0], Ask) and (not asks or size + ask.size <= size_max):
             waiting.popleft()
             asks.append(ask)
             size += ask.size
         self._come_in(size)
         return asks
+
+    def _size_max(self) -> int:
+        """How many go together. Callers who are answered together come back together: where nothing is being written,
+        half of them go first, and from then on each half is judged while the other is written."""
+        idle = self._flight is None or self._flight.done()
+        if idle and self._waiting_size >= SPLIT_FROM:
+            return min(self._group_max, self._waiting_size // 2)
+        return self._group_max
 
     def _come_in(self, size: int) -> None:
         """So many transfers do not wait any more."""
