@@ -6,11 +6,12 @@ import asyncio
 import os
 import random
 import signal
-from dataclasses import replace
 from datetime import datetime, timedelta
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
+
+from msgspec.structs import replace
 
 from pasys.adapters.signer import Signer, open_signer
 from pasys.config import Settings

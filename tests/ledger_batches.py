@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+from msgspec.structs import replace
+
 from pasys.domain.ledger import Kind, Purpose, Transfer
+from pasys.service.ledger import Answers
 
 STARTING = [Purpose.BOOK, Purpose.DEPOSIT, Purpose.HOLD, Purpose.WITHDRAWAL]
 PURPOSES = [*STARTING, *STARTING, Purpose.PAYMENT, Purpose.REFUND_RESERVE, Purpose.FEE]
@@ -126,3 +128,8 @@ class Batches:
 
     def _id(self) -> UUID:
         return UUID(int=self.random.getrandbits(128))
+
+
+def one_by_one(answers: Answers) -> list[tuple[int, bool, int]]:
+    """What became of each transfer: result, replayed, seq."""
+    return list(zip(answers.result.tolist(), answers.replayed.tolist(), answers.seq.tolist(), strict=True))

@@ -20,9 +20,10 @@ from pasys.config import Settings
 from pasys.db import Database
 from pasys.domain.ledger import Result, Transfer
 from pasys.domain.ledger_columns import Columns
-from pasys.service import ledger, ledger_books, ledger_poster
+from pasys.service import ledger, ledger_books
 from pasys.service.ledger_poster import Poster
 from tests.faults_worker import forks
+from tests.ledger_batches import one_by_one
 from tests.ledger_shape import Shape
 from tests.ledger_world import Answer, Asked, post_in
 
@@ -128,7 +129,7 @@ async def _post(settings: Settings, shape: Shape, orders: Orders, said: Connecti
 
 
 async def _by_poster(_: Database, poster: Poster, batch: Sequence[Transfer], now: datetime) -> list[Answer]:
-    answers = ledger_poster.posted(await poster.post_many(Columns.of(batch)))
+    answers = one_by_one(await poster.post_many(Columns.of(batch)))
     return [(Result(result), replayed, seq) for result, replayed, seq in answers]
 
 

@@ -19,9 +19,9 @@ from pasys.domain.ledger import Kind, Posted, Purpose, Result, Transfer
 from pasys.domain.ledger_columns import Columns
 from pasys.errors import PasysError
 from pasys.ids import account_id
-from pasys.service import account, ledger, ledger_poster
+from pasys.service import account, ledger
 from pasys.service.ledger_poster import Poster
-from tests.ledger_batches import Batches
+from tests.ledger_batches import Batches, one_by_one
 from tests.ledger_kit import T0, direct, unsealed
 from tests.ledger_model import Model, ModelAccount, ModelRow
 from tests.ledger_shape import Shape
@@ -153,7 +153,7 @@ class World:
     async def by_poster(self, which: int, batch: list[Transfer]) -> Asked:
         asked = Asked(batch)
         try:
-            answers = ledger_poster.posted(await self.posters[which].post_many(Columns.of(batch)))
+            answers = one_by_one(await self.posters[which].post_many(Columns.of(batch)))
             asked.answers = [(Result(result), replayed, seq) for result, replayed, seq in answers]
         except PasysError as error:
             asked.error = error
@@ -353,7 +353,7 @@ async def post_in(unit: Unit, poster: Poster, batch: Sequence[Transfer]) -> list
         await ledger.lock(unit, assets)
     for asset in sorted(assets):
         at = [i for i, transfer in enumerate(batch) if transfer.asset == asset]
-        found = ledger_poster.posted(await poster.post_in(unit, Columns.of([batch[i] for i in at])))
+        found = one_by_one(await poster.post_in(unit, Columns.of([batch[i] for i in at])))
         answers.update({i: (Result(result), *more) for i, (result, *more) in zip(at, found, strict=True)})
     return [answers[i] for i in range(len(batch))]
 

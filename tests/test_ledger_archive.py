@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import random
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from pasys.db import Database
 from pasys.domain import ledger_answer, posting
@@ -25,7 +25,7 @@ from pasys.errors import (
 )
 from pasys.service import account, ledger, ledger_archive, ledger_archive_restore, ledger_partition, ledger_poster
 from tests.archive_kit import ROWS, archive, everything, grown, signer
-from tests.ledger_batches import Batches
+from tests.ledger_batches import Batches, one_by_one
 from tests.ledger_kit import T0, direct, hold_of, people
 
 
@@ -219,7 +219,7 @@ async def test_what_was_no_hold_is_none_once_it_is_archived(db: Database, tmp_pa
     async with db.unit() as unit:
         assert [one.result for one in await ledger.post(unit, asked(), refuse=False)] == before
     async with ledger_poster.Poster(db) as poster:
-        assert [result for result, *_ in ledger_poster.posted(await poster.post_many(Columns.of(asked())))] == before
+        assert [result for result, *_ in one_by_one(await poster.post_many(Columns.of(asked())))] == before
 
 
 async def test_a_hold_on_the_other_side_of_the_border_is_still_known(db: Database, tmp_path: Path) -> None:
@@ -263,7 +263,7 @@ async def test_what_was_posted_once_is_answered_as_before(db: Database, tmp_path
     assert await answers() == before
     async with ledger_poster.Poster(db) as poster:
         told = await poster.post_many(Columns.of(alone))
-        assert list(ledger_poster.posted(told)) == [(int(result), *more) for result, *more in before]
+        assert list(one_by_one(told)) == [(int(result), *more) for result, *more in before]
     async with db.unit() as unit:
         assert (await ledger.verify(unit)).ok
     with pytest.raises(TransferConflict, match=str(alone[0].id)):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import random
-from dataclasses import replace
 from datetime import datetime, timedelta
 
 import psycopg
 import pytest
+from msgspec.structs import replace
 
 from pasys.db import Database
 from pasys.domain import posting

@@ -14,7 +14,7 @@ from pasys.domain.ledger_columns import Columns
 from pasys.errors import InvalidInput
 from pasys.service import account, ledger, ledger_books, ledger_memory, ledger_poster
 from pasys.service.ledger_poster import Poster
-from tests.ledger_batches import Batches
+from tests.ledger_batches import Batches, one_by_one
 from tests.ledger_join import ACCEPTED, in_unit, pair, post_in, warm, without
 from tests.ledger_kit import (
     WITHIN_S,
@@ -52,7 +52,7 @@ async def test_units_and_a_poster_equal_the_model(
                         raise Stop
                 continue
             if way == "poster":
-                got = ledger_poster.posted(await poster.post_many(Columns.of(batch)))
+                got = one_by_one(await poster.post_many(Columns.of(batch)))
             else:
                 async with db.unit(now=now) as unit:
                     if way == "unit":

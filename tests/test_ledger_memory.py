@@ -6,11 +6,11 @@ scripts/mutate_ledger.py takes each guard away, and expects a test to fail.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from pasys.db import Database
 from pasys.domain.ledger import Kind, Posted, Purpose, Result, Transfer

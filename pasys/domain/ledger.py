@@ -6,10 +6,12 @@ after the other.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from enum import IntEnum
 from uuid import UUID
+
+import msgspec
 
 from pasys.ids import uuid7
 
@@ -102,8 +104,7 @@ class Result(IntEnum):
         return self.name.lower()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Transfer:
+class Transfer(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One movement, as its caller asks for it. Its id is its idempotency key.
 
     POST and VOID name the hold in `pending_id` and repeat the hold's accounts; VOID repeats its whole amount, POST
@@ -116,7 +117,7 @@ class Transfer:
     asset: str
     purpose: Purpose
     kind: Kind = Kind.DIRECT
-    id: UUID = field(default_factory=uuid7)
+    id: UUID = msgspec.field(default_factory=uuid7)
     pending_id: UUID | None = None
     corrects: UUID | None = None
     expires_at: datetime | None = None
@@ -130,8 +131,7 @@ class Transfer:
         assert self.expires_at is None or self.kind is Kind.PENDING, "only a hold expires"
 
 
-@dataclass(frozen=True, slots=True)
-class Posted:
+class Posted(msgspec.Struct, frozen=True, gc=False):
     """What became of a transfer. `seq` is its place in the asset's journal, or 0: a conflict is not recorded."""
 
     result: Result
@@ -143,8 +143,7 @@ class Posted:
         return self.result is Result.ACCEPTED
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Hold:
+class Hold(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A pending transfer, as far as posting or voiding it is concerned.
 
     Of an `archived` one no more is known than that it was resolved: its sides and its amount are in a file.

@@ -27,10 +27,10 @@ EPOCH = datetime(2000, 1, 1, tzinfo=UTC)  # PostgreSQL counts microseconds from 
 _MICROSECOND = timedelta(microseconds=1)
 _UUID = np.dtype("V16")
 _NO_UUID = bytes(16)
-_FIELDS = attrgetter(
+_FIELDS = [attrgetter(name) for name in (
     "id", "debit", "credit", "amount_minor", "purpose", "kind",
     "pending_id", "corrects", "effective_at", "expires_at", "reference", "linked",
-)  # fmt: skip
+)]  # fmt: skip
 
 
 def micros(at: datetime | None) -> int:
@@ -43,7 +43,7 @@ def moment(at: int) -> datetime | None:
 
 
 def uuid_column(ids: Sequence[UUID | None]) -> Uuids:
-    return np.frombuffer(b"".join([_NO_UUID if id is None else id.bytes for id in ids]), _UUID)
+    return np.frombuffer(b"".join([_NO_UUID if id is None else id.int.to_bytes(16) for id in ids]), _UUID)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +80,7 @@ class Columns:
     def of(cls, transfers: Sequence[Transfer]) -> Columns:
         """The columns of transfers, which are all of one asset."""
         id, debit, credit, amount, purpose, kind, pending_id, corrects, effective_at, expires_at, reference, linked = (
-            zip(*map(_FIELDS, transfers), strict=True)
+            list(map(field, transfers)) for field in _FIELDS
         )
         return cls(
             asset=transfers[0].asset,

@@ -91,8 +91,8 @@ async def post(unit: Unit, transfers: Sequence[Transfer], *, refuse: bool = True
     for part in judged:
         if part.verdict.recorded.any():
             await _write(unit, part)
-        for i, answer in zip(parts[part.columns.asset], books.results_of(part.verdict), strict=True):
-            answers[i] = Posted(*answer)
+        for i, answer in zip(parts[part.columns.asset], books.posted(part.verdict), strict=True):
+            answers[i] = answer
     return [answer for answer in answers if answer is not None]
 
 

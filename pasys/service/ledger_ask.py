@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pasys.db import Unit
-from pasys.domain.ledger import Transfer
+from pasys.domain.ledger import Posted, Transfer
 from pasys.domain.ledger_batch import Verdict
 from pasys.domain.ledger_columns import Columns
 from pasys.service import ledger_books as books
@@ -16,11 +16,14 @@ from pasys.service.ledger_memory import Judged
 
 
 class Ask:
-    """A caller that waits: for its own answers among those of the batch that it became part of."""
+    """A caller that waits: with one transfer for what became of it, with a batch for the verdict on the batch that its
+    own became part of, and the place at which it begins there."""
+
+    __slots__ = ("answer", "size", "what")
 
     def __init__(self, what: Transfer | Columns) -> None:
         self.what, self.size = what, 1 if isinstance(what, Transfer) else len(what)
-        self.answer: asyncio.Future[tuple[Any, int]] = asyncio.get_running_loop().create_future()
+        self.answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
 
 class Join:
@@ -60,14 +63,25 @@ class Group:
         parts = [ask.what if isinstance(ask.what, Columns) else Columns.of([ask.what]) for ask in asks]
         return cls(asks, Columns.joined(parts))
 
+    def settle_soon(self, verdict: Verdict) -> None:
+        """Answer in two turns of the loop: in the first, the lane hears that the group is written; in the second, it
+        sends the next one. So the database works while callers are answered, which takes longer than its own work."""
+        loop = asyncio.get_running_loop()
+        loop.call_soon(loop.call_soon, self.settle, verdict)
+
     def settle(self, verdict: Verdict) -> None:
-        single = None
+        """Answer everybody but those who have gone."""
+        singles: Sequence[Posted] = ()
         at = 0
         for ask in self.asks:
-            if not ask.answer.done():  # else its caller was cancelled
-                if isinstance(ask.what, Transfer):
-                    single = single or books.results_of(verdict)
-                    ask.answer.set_result((single, at))
-                else:
-                    ask.answer.set_result((verdict, at))
+            if isinstance(ask.what, Transfer):
+                singles = singles or books.posted(verdict)
+                _answer(ask, singles[at])
+            else:
+                _answer(ask, (verdict, at))
             at += ask.size
+
+
+def _answer(ask: Ask, answer: Posted | tuple[Verdict, int]) -> None:
+    if not ask.answer.done():  # else its caller was cancelled
+        ask.answer.set_result(answer)

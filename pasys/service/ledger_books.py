@@ -21,7 +21,7 @@ from psycopg.rows import namedtuple_row
 from pasys.bulk import copy_rows
 from pasys.db import copy_into, queries
 from pasys.domain import ledger_answer, ledger_chain
-from pasys.domain.ledger import Hold, Kind, Purpose, Recorded, Result, Transfer
+from pasys.domain.ledger import Hold, Kind, Posted, Purpose, Recorded, Result, Transfer
 from pasys.domain.ledger_answer import Answer
 from pasys.domain.ledger_batch import Accounts, Books, Changes, Verdict
 from pasys.domain.ledger_columns import EPOCH, Bools, Columns, Int64s, micros, moment
@@ -290,7 +290,7 @@ async def call(driver: Driver, name: str, values: Sequence[Any]) -> Any:
 _RESULTS = {int(result): result for result in Result}
 
 
-def results_of(verdict: Verdict) -> list[tuple[Result, bool, int]]:
-    """The answers one by one: result, replayed, seq."""
-    columns = zip(verdict.result.tolist(), verdict.replayed.tolist(), verdict.seq.tolist(), strict=True)
-    return [(_RESULTS[result], replayed, seq) for result, replayed, seq in columns]
+def posted(verdict: Verdict) -> list[Posted]:
+    """The answers one by one."""
+    columns = verdict.result.tolist(), verdict.replayed.tolist(), verdict.seq.tolist()
+    return list(map(Posted, map(_RESULTS.__getitem__, columns[0]), *columns[1:]))

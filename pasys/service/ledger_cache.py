@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import fields
 from fractions import Fraction
 from uuid import UUID
 
 import numpy as np
+from msgspec.structs import replace
 
 from pasys.domain.ledger import Hold, Kind, Transfer
 from pasys.domain.ledger_batch import Accounts, Changes, Verdict

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -73,8 +73,7 @@ class Poster:
         Raises DatabaseUnavailable (the outcome is unknown: ask again with the same id) and TransferConflict.
         """
         books.check_batch(1, linked_on=transfer.linked)
-        answers, at = await self._lane(transfer.asset).ask(transfer)
-        return Posted(*answers[at])
+        return await self._lane(transfer.asset).ask(transfer)
 
     async def post_many(self, batch: Columns) -> Answers:
         """Post a batch of one asset in its order, in one commit. Its accounts must belong to an asset that exists."""
@@ -126,8 +125,9 @@ class _Lane:
         self._reader: Driver | None = None
         self._task = asyncio.create_task(self._run())
 
-    async def ask(self, what: Transfer | Columns) -> tuple[Any, int]:
-        return await self._queue(Ask(what))
+    def ask(self, what: Transfer | Columns) -> Awaitable[Any]:
+        """The answer, as Ask has it."""
+        return self._queue(Ask(what))
 
     async def join(self, unit: Unit, columns: Columns) -> Verdict:
         join = Join(unit, columns)
@@ -141,15 +141,20 @@ class _Lane:
             join.posted.set()
         return verdict
 
-    async def _queue(self, ask: Ask | Join) -> Any:
-        while not self._room.is_set():
-            await self._room.wait()
+    def _queue(self, ask: Ask | Join) -> Awaitable[Any]:
+        """Not a coroutine where there is room: a caller with one transfer would notice what each costs."""
+        if not self._room.is_set():
+            return self._queue_later(ask)
         self._waiting.append(ask)
         self._waiting_size += ask.size
         if self._waiting_size >= WAITING_MAX:
             self._room.clear()
         self._come.set()
-        return await ask.answer
+        return ask.answer
+
+    async def _queue_later(self, ask: Ask | Join) -> Any:
+        await self._room.wait()
+        return await self._queue(ask)
 
     async def close(self) -> None:
         """Answer everybody, bring the account rows up to date, and go."""
@@ -268,7 +273,7 @@ class _Lane:
         try:
             with database_errors(self._settings):
                 if await _written(await self._connection("writer"), writing, under_way.set):
-                    group.settle(verdict)
+                    group.settle_soon(verdict)
                     return True
                 self._memory.forget(wary=True)
                 await self._post_locked(group)
@@ -384,8 +389,3 @@ async def _connect(url: str, settings: Settings) -> Driver:
         application_name="pasys poster",
         options=_BY_INDEX,
     )
-
-
-def posted(answers: Answers) -> Sequence[tuple[int, bool, int]]:
-    """The answers one by one."""
-    return list(zip(answers.result.tolist(), answers.replayed.tolist(), answers.seq.tolist(), strict=True))
