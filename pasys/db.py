@@ -29,6 +29,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from pasys import ids
 from pasys.config import Settings
+from pasys.driver import connect
 from pasys.errors import DatabaseUnavailable, DiskFull, OutcomeUnknown, RequestUnderWay, SchemaOutdated
 from pasys.events import Announcement, Event, encode
 
@@ -284,6 +285,7 @@ class Database:
             pool_timeout=60,
             pool_pre_ping=False,
             connect_args={
+                "async_creator_fn": connect,
                 "prepare_threshold": 3,
                 "connect_timeout": 10,
                 "application_name": "pasys",

@@ -14,7 +14,6 @@ from typing import Any
 from uuid import UUID
 
 import numpy as np
-import psycopg
 from psycopg.errors import UniqueViolation
 from psycopg.rows import namedtuple_row
 
@@ -25,6 +24,7 @@ from pasys.domain.ledger import Hold, Kind, Posted, Purpose, Recorded, Result, T
 from pasys.domain.ledger_answer import Answer
 from pasys.domain.ledger_batch import Accounts, Books, Changes, Verdict
 from pasys.domain.ledger_columns import EPOCH, Bools, Columns, Int64s, micros, moment
+from pasys.driver import Driver
 from pasys.errors import InvalidInput, TransferConflict
 from pasys.service import ledger_wire as wire
 
@@ -34,7 +34,6 @@ _COPIED = ("seq", "id", "debit", "credit", "amount", "kind", "code", "result", "
 _COPIED += ("debit_balance", "credit_balance", "effective_at", "recorded_at")  # of a row as it is hashed
 BATCH_MAX = 10_000  # transfers
 COPY_FROM = 2_000  # rows: below, a call of a function is cheaper than four of the protocol's turns
-Driver = psycopg.AsyncConnection[Any]
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,8 +16,9 @@ import numpy as np
 from pasys.domain.ledger_batch import Books, Verdict
 from pasys.domain.ledger_columns import EPOCH, Columns
 from pasys.domain.ledger_rules import judge
+from pasys.driver import Driver
 from pasys.service import ledger_books as books
-from pasys.service.ledger_books import Driver, Head, Writing
+from pasys.service.ledger_books import Head, Writing
 from pasys.service.ledger_cache import Cache
 
 LAG_FROM = 64  # a smaller batch brings the account rows up to date; it has nothing to win by leaving them behind

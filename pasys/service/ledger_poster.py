@@ -29,11 +29,12 @@ from pasys.domain.ledger import Posted, Transfer
 from pasys.domain.ledger_batch import Books, Verdict
 from pasys.domain.ledger_columns import Columns
 from pasys.domain.ledger_rules import judge
+from pasys.driver import Driver, connect
 from pasys.errors import InvalidInput, PasysError
 from pasys.service import ledger
 from pasys.service import ledger_books as books
 from pasys.service.ledger_ask import Ask, Group, Join
-from pasys.service.ledger_books import Answers, Driver, Head, Writing
+from pasys.service.ledger_books import Answers, Head, Writing
 from pasys.service.ledger_memory import Judged, Memory
 
 GROUP_MAX = 8_192  # transfers that are committed together, unless a caller's own batch is larger
@@ -381,7 +382,7 @@ def _fail_one(ask: Ask | Join, error: Exception) -> None:
 
 
 async def _connect(url: str, settings: Settings) -> Driver:
-    return await psycopg.AsyncConnection.connect(
+    return await connect(
         url.replace("postgresql+psycopg://", "postgresql://", 1),
         autocommit=True,
         prepare_threshold=0,

@@ -19,6 +19,7 @@ import psycopg
 
 from pasys.bus import BUS_ERRORS, Bus
 from pasys.db import BULK_LOCK, OUTBOX_CHANNEL, Database, Unit
+from pasys.driver import connect
 from pasys.errors import Unavailable
 from pasys.events import Announcement
 from pasys.worker.log import log
@@ -159,7 +160,7 @@ class Relay:
         while not await self._nobody_listens():
             await asyncio.sleep(POLL_S)
         url = self._db.url.replace("postgresql+psycopg://", "postgresql://", 1)
-        async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
+        async with await connect(url, autocommit=True) as connection:
             if not await self._is_listener(connection):
                 return  # somebody was faster; it is called again
             await connection.execute(f"listen {OUTBOX_CHANNEL}".encode())

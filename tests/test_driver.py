@@ -1,0 +1,62 @@
+"""A connection that nobody wants any more, before it is there, leaves nothing behind at the server."""
+
+from __future__ import annotations
+
+import asyncio
+
+import psycopg
+import pytest
+
+from pasys.config import Settings
+from pasys.db import Database
+from pasys.driver import connect
+from tests.support import eventually
+
+TURNS = range(1, 13)  # of the loop, until it is cancelled: behind them all, a connection is made
+
+
+async def test_a_connection_that_is_not_wanted_any_more_is_closed(db: Database) -> None:
+    """Cancelled at any moment of its making; the server has nobody left who has not yet said who he is."""
+    attempts = []
+    for turns in TURNS:
+        attempts.append(asyncio.ensure_future(connect(db.url)))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        attempts[-1].cancel()
+        await asyncio.wait(attempts)
+    assert all(attempt.cancelled() for attempt in attempts), "each while it was being made; what they know is kept"
+    await eventually(lambda: _alone(db))
+
+
+async def test_a_pool_s_connection_is_no_exception(settings: Settings, db: Database) -> None:
+    """As when a screen is left that has only just asked."""
+    pool = Database(settings)
+
+    async def ask() -> None:
+        async with pool.unit() as unit:
+            await unit.value("select 1")
+
+    asked = []
+    for turns in TURNS:
+        asked.append(asyncio.ensure_future(ask()))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        asked[-1].cancel()
+        await asyncio.wait(asked)
+    await pool.close()
+    await eventually(lambda: _alone(db))
+
+
+async def test_an_error_is_the_driver_s() -> None:
+    """A server that is not there is the driver's own error, as whoever asks for a connection expects."""
+    with pytest.raises(psycopg.OperationalError):
+        await connect("host=127.0.0.1 port=1 dbname=none connect_timeout=2")
+
+
+async def _alone(db: Database) -> bool:
+    """Whether nobody else is in the database, or on the way to one."""
+    async with db.unit() as unit:
+        others = (
+            "select count(*) from pg_stat_activity where backend_type = 'client backend' and pid <> pg_backend_pid()"
+        )
+        return not await unit.value(f"{others} and (datname = current_database() or datname is null)")
