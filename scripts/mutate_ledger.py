@@ -32,7 +32,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from pasys.stack.servers import running_servers  # noqa: E402
-from tests.conftest import SERVERS  # noqa: E402
+from tests.conftest import SERVERS, in_memory  # noqa: E402
 
 GUARDS = ROOT / "scripts" / "ledger_guards.txt"
 COPIED = ("pasys", "daemons", "migrations", "tests", "scripts", "pyproject.toml")
@@ -97,7 +97,7 @@ def main() -> int:
         return 0 if guards else 2
     began = time.monotonic()
     with contextlib.ExitStack() as stack:
-        home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pasys-m")))
+        home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pasys-m", dir=in_memory())))
         servers = stack.enter_context(running_servers(home, durable=False))
         os.environ[SERVERS] = json.dumps({"home": str(home), **servers})
         copies = [stack.enter_context(_copy()) for _ in range(options.jobs)]
