@@ -56,6 +56,11 @@ class Memory:
         """Transfers that the account rows do not show yet, as far as it knows."""
         return self.cache.lag if self.cache is not None else 0
 
+    @property
+    def trusted(self) -> bool:
+        """True where the next batch is judged by it, unless somebody else posts meanwhile."""
+        return self.cache is not None and not self.cache.full and not self._wary
+
     def forget(self, *, wary: bool = False) -> None:
         """`wary`: somebody else posts, too, and it is not worth while to remember for some batches."""
         self.cache = None

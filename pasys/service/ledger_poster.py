@@ -230,7 +230,7 @@ class _Lane:
         """How many go together. Callers who are answered together come back together: where nothing is being written,
         half of them go first, and from then on each half is judged while the other is written."""
         idle = self._flight is None or self._flight.done()
-        if idle and self._waiting_size >= SPLIT_FROM:
+        if idle and self._memory.trusted and self._waiting_size >= SPLIT_FROM:
             return min(self._group_max, self._waiting_size // 2)
         return self._group_max
 
