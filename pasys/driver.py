@@ -11,11 +11,13 @@ Driver = psycopg.AsyncConnection[Any]
 
 
 async def connect(conninfo: str = "", **parameters: Any) -> Driver:
-    """A new connection, as psycopg.AsyncConnection.connect makes it. Raises psycopg.OperationalError.
+    """A new connection, as psycopg.AsyncConnection.connect makes it; the address may be one for SQLAlchemy. Raises
+    psycopg.OperationalError.
 
     Who is cancelled meanwhile leaves nothing behind: what was begun is ended and closed. The driver would forget it
     half open, and the server keep a place for it, in its database, until a minute has passed.
     """
+    conninfo = conninfo.replace("postgresql+psycopg://", "postgresql://", 1)
     attempt = asyncio.ensure_future(psycopg.AsyncConnection.connect(conninfo, **parameters))
     try:
         return await asyncio.shield(attempt)

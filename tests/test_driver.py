@@ -47,6 +47,14 @@ async def test_a_pool_s_connection_is_no_exception(settings: Settings, db: Datab
     await eventually(lambda: _alone(db))
 
 
+async def test_an_address_may_name_sqlalchemy_s_driver(db: Database) -> None:
+    """As the settings may have it, for whoever connects by himself."""
+    url = db.url.replace("postgresql://", "postgresql+psycopg://", 1)
+    assert url != db.url
+    async with await connect(url) as connection:
+        assert await (await connection.execute("select 1")).fetchone() == (1,)
+
+
 async def test_an_error_is_the_driver_s() -> None:
     """A server that is not there is the driver's own error, as whoever asks for a connection expects."""
     with pytest.raises(psycopg.OperationalError):

@@ -383,7 +383,7 @@ def _fail_one(ask: Ask | Join, error: Exception) -> None:
 
 async def _connect(url: str, settings: Settings) -> Driver:
     return await connect(
-        url.replace("postgresql+psycopg://", "postgresql://", 1),
+        url,
         autocommit=True,
         prepare_threshold=0,
         connect_timeout=10,

@@ -159,8 +159,7 @@ class Relay:
         """
         while not await self._nobody_listens():
             await asyncio.sleep(POLL_S)
-        url = self._db.url.replace("postgresql+psycopg://", "postgresql://", 1)
-        async with await connect(url, autocommit=True) as connection:
+        async with await connect(self._db.url, autocommit=True) as connection:
             if not await self._is_listener(connection):
                 return  # somebody was faster; it is called again
             await connection.execute(f"listen {OUTBOX_CHANNEL}".encode())
