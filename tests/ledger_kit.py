@@ -22,6 +22,7 @@ from pasys.service.ledger_poster import Poster
 from tests.ledger_batches import Batches
 from tests.ledger_model import Model, ModelAccount
 
+COUNTERS = ("version", "debits_pending", "debits_posted", "credits_pending", "credits_posted")
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
 # The definition of the chain, computed by the database itself with its own sha256.
 CHAIN = """
@@ -63,6 +64,30 @@ async def people(unit: Unit, *names: str, asset: str = "USD", funds: int = 0) ->
             unit, [direct(source, number, funds, asset=asset, purpose=Purpose.DEPOSIT) for number in numbers]
         )
     return numbers
+
+
+async def world(db: Database, users: int = 5) -> tuple[Model, list[int]]:
+    """Accounts in the database, and the same in the oracle."""
+    oracle = Model("USD")
+    async with db.unit() as unit:
+        source = await account.system(unit, "external:deposits", "USD")
+        numbers = [source, *await people(unit, *[f"user_{i}" for i in range(users)])]
+        for number in numbers:
+            row = await unit.row("select flags from account where id = %(id)s", id=number)
+            oracle.accounts[number] = ModelAccount("USD", row.flags)
+    return oracle, numbers
+
+
+async def agree(db: Database, oracle: Model) -> None:
+    """Accounts as everybody reads them, journal and holds are those of the oracle, and the books verify."""
+    async with db.unit() as unit:
+        for number, one in oracle.accounts.items():
+            row = await unit.row("select * from account_now where id = %(id)s", id=number)
+            assert [getattr(row, name) for name in COUNTERS] == [getattr(one, name) for name in COUNTERS]
+        rows = await ledger.transfers(unit, asset="USD", limit=10_000)
+        assert [(r.id, r.result, r.seq) for r in rows] == [(r.transfer.id, r.result, r.seq) for r in oracle.journal]
+        assert await unit.value("select count(*) from hold") == len(oracle.holds)
+        assert (await ledger.verify(unit)).findings == []
 
 
 async def posted(unit: Unit, number: int) -> int:

@@ -146,7 +146,7 @@ async def test_books_that_moved_on_are_not_written(
         alice, bob = await people(unit, "alice", "bob", funds=100)
     async with Poster(db) as poster:
         for _ in range(2):
-            await poster.post(direct(alice, bob, 1))
+            await poster.post_many(Columns.of([direct(alice, bob, 1)]))
         async with db.unit() as unit:
             assert await unit.value("select last_seq - projected_seq from asset") == 1
             writing = await prepared(unit, direct(alice, bob, 5))

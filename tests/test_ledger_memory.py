@@ -296,9 +296,8 @@ async def test_lagging_rows_are_up_to_date_before_an_account_changes(
         (alice,) = await people(unit, "alice", funds=100)
         shop = (await account.open(unit, name="shop", asset="USD", type="merchant")).number
     async with Poster(db) as poster:
-        await poster.post(direct(alice, shop, 50))
-        await poster.post(direct(shop, alice, 50))
-        await poster.post(direct(alice, shop, 50))
+        for one, other in ((alice, shop), (shop, alice), (alice, shop)):
+            await poster.post_many(Columns.of([direct(one, other, 50)]))
         async with db.unit() as unit:
             assert await unit.value("select last_seq - projected_seq from asset") == 2
             await account.change_limits(unit, "shop", debits_must_not_exceed_credits=True)

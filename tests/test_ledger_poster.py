@@ -20,39 +20,22 @@ from pasys.errors import DatabaseUnavailable, InvalidInput
 from pasys.service import account, ledger, ledger_books, ledger_memory, ledger_poster
 from pasys.service.ledger_poster import Poster
 from tests.ledger_batches import Batches, one_by_one
-from tests.ledger_kit import WITHIN_S, direct, held_up, let_rows_lag, people, until_judged, until_waiting
-from tests.ledger_model import Model, ModelAccount
-
-COUNTERS = ("version", "debits_pending", "debits_posted", "credits_pending", "credits_posted")
-
-
-async def world(db: Database, users: int = 5) -> tuple[Model, list[int]]:
-    """Accounts in the database, and the same in the oracle."""
-    oracle = Model("USD")
-    async with db.unit() as unit:
-        source = await account.system(unit, "external:deposits", "USD")
-        numbers = [source, *await people(unit, *[f"user_{i}" for i in range(users)])]
-        for number in numbers:
-            row = await unit.row("select flags from account where id = %(id)s", id=number)
-            oracle.accounts[number] = ModelAccount("USD", row.flags)
-    return oracle, numbers
+from tests.ledger_kit import (
+    WITHIN_S,
+    agree,
+    direct,
+    held_up,
+    let_rows_lag,
+    people,
+    until_judged,
+    until_waiting,
+    world,
+)
 
 
 def plain(transfer: Transfer) -> Transfer:
     none = dict.fromkeys(("pending_id", "corrects", "expires_at", "reference"))
     return replace(transfer, kind=Kind.DIRECT, linked=False, **none)  # type: ignore[arg-type]
-
-
-async def agree(db: Database, oracle: Model) -> None:
-    """Accounts as everybody reads them, journal and holds are those of the oracle, and the books verify."""
-    async with db.unit() as unit:
-        for number, one in oracle.accounts.items():
-            row = await unit.row("select * from account_now where id = %(id)s", id=number)
-            assert [getattr(row, name) for name in COUNTERS] == [getattr(one, name) for name in COUNTERS]
-        rows = await ledger.transfers(unit, asset="USD", limit=10_000)
-        assert [(r.id, r.result, r.seq) for r in rows] == [(r.transfer.id, r.result, r.seq) for r in oracle.journal]
-        assert await unit.value("select count(*) from hold") == len(oracle.holds)
-        assert (await ledger.verify(unit)).findings == []
 
 
 @pytest.mark.parametrize(("lag_from", "lag_max", "copy_from"), [(1, 99_999, 1), (1, 64, 1_000), (1_000, 64, 1)])
@@ -212,7 +195,7 @@ async def test_lagging_rows_are_caught_up_by_whoever_needs_them(db: Database, mo
         alice, bob = await people(unit, "alice", "bob", funds=100)
     async with Poster(db) as poster:
         for done in (1, 2, 3):
-            await poster.post(direct(alice, bob, 30))
+            await poster.post_many(Columns.of([direct(alice, bob, 30)]))
             async with db.unit() as unit:  # now the row of the one lags, now that of the other
                 alone = [(await ledger.balances(unit, [one]))[one].posted.minor for one in (alice, bob)]
                 assert alone == [100 - 30 * done, 100 + 30 * done]

@@ -10,13 +10,15 @@ transfer) and by checkpoints. Nothing can be changed, left out, put in or exchan
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from hashlib import sha256
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pasys.domain.ledger_columns import NEVER, Columns, Int64s
+from pasys.domain.ledger import Result, Transfer
+from pasys.domain.ledger_columns import NEVER, Columns, Int64s, micros
 
 ROW = np.dtype(
     [
@@ -41,6 +43,8 @@ ROW = np.dtype(
     ]
 )
 Rows = NDArray[np.void]
+_ROW = struct.Struct(">q16sqqqhhhqqqqqqq16s16si")  # the same for one
+_NO_UUID = bytes(16)
 
 
 def genesis(asset: str) -> bytes:
@@ -105,6 +109,38 @@ def follow(before: bytes, made: Rows, texts: bytes) -> bytes:
         hash = step.digest()
         add(hash)
     return b"".join(hashes)
+
+
+def follow_one(
+    before: bytes,
+    transfer: Transfer,
+    *,
+    seq: int,
+    versions: tuple[int, int],
+    balances: tuple[int, int],
+    recorded_at: int,
+) -> bytes:
+    """The hash of a direct transfer that was accepted and comes alone. The sides are (debit, credit)."""
+    text = None if transfer.reference is None else transfer.reference.encode()
+    row = _ROW.pack(
+        seq,
+        transfer.id.bytes,
+        transfer.debit,
+        transfer.credit,
+        transfer.amount_minor,
+        transfer.kind,
+        transfer.purpose,
+        Result.ACCEPTED,
+        *versions,
+        *balances,
+        recorded_at if transfer.effective_at is None else micros(transfer.effective_at),
+        recorded_at,
+        NEVER,
+        _NO_UUID,
+        _NO_UUID if transfer.corrects is None else transfer.corrects.bytes,
+        -1 if text is None else len(text),
+    )
+    return sha256(before + row + (text or b"")).digest()
 
 
 def seals(hashes: bytes) -> Int64s:

@@ -4,6 +4,9 @@ than everything else that happens to it. The rules are those of ledger_rules.py,
 
 from __future__ import annotations
 
+from dataclasses import fields
+from datetime import datetime
+
 import numpy as np
 
 from pasys.domain.ledger import CLOSED, FROZEN, Hold, Kind, Result, Transfer
@@ -19,33 +22,24 @@ def judge_one(columns: Columns, books: Books) -> Verdict:
     if known is not None:
         again = known.repeated_by(transfer)
         return _verdict(known.result if again else Result.ID_CONFLICT, known.seq if again else 0, replayed=again)
-    debit, credit = _Side.of(transfer.debit, books.accounts), _Side.of(transfer.credit, books.accounts)
+    debit, credit = _side(transfer.debit, books.accounts), _side(transfer.credit, books.accounts)
     hold = None if transfer.pending_id is None else books.holds.get(transfer.pending_id)
-    rule = _rule(transfer, debit, credit, hold, books)
+    rule = rule_of(transfer, debit, credit, hold, books.now)
     if rule or debit is None or credit is None:
         return _verdict(rule, books.last_seq + 1, recorded=True)
-    pending, posted = _movement(transfer, hold)
-    debit.move_debits(pending, posted)
-    credit.move_credits(pending, posted)
-    debit.version, credit.version = debit.version + 1, credit.version + 1
+    move(transfer, debit, credit, hold)
     return _verdict(rule, books.last_seq + 1, recorded=True, sides=(debit, credit))
 
 
-class _Side(Counters):
-    """The account on one side of the transfer, as it is before and then behind it."""
+class Side(Counters):
+    """The account on one side of a transfer, as it is before and then behind it."""
 
     __slots__ = ("foreign", "number", "status", "version")
 
-    def __init__(self, accounts: Accounts, at: int) -> None:
-        super().__init__(accounts, at)
-        self.number, self.version = int(accounts.number[at]), int(accounts.version[at])
-        self.foreign, self.status = bool(accounts.foreign[at]), int(accounts.status[at])
-
-    @classmethod
-    def of(cls, number: int, accounts: Accounts) -> _Side | None:
-        """None where there is no such account."""
-        numbers = accounts.number.tolist()
-        return cls(accounts, numbers.index(number)) if number in numbers else None
+    def __init__(self, number: int, foreign: bool, flags: int, status: int, version: int, *sums: int) -> None:
+        """`sums` in the order of Accounts."""
+        super().__init__(flags, *sums)
+        self.number, self.foreign, self.status, self.version = number, foreign, status, version
 
     @property
     def balance(self) -> int:
@@ -57,7 +51,17 @@ class _Side(Counters):
         return (self.number, self.version, *sums)
 
 
-def _rule(transfer: Transfer, debit: _Side | None, credit: _Side | None, hold: Hold | None, books: Books) -> Result:
+def _side(number: int, accounts: Accounts) -> Side | None:
+    """None where there is no such account."""
+    numbers = accounts.number.tolist()
+    if number not in numbers:
+        return None
+    at = numbers.index(number)
+    return Side(*[getattr(accounts, field.name)[at].item() for field in fields(accounts)])
+
+
+def rule_of(transfer: Transfer, debit: Side | None, credit: Side | None, hold: Hold | None, now: datetime) -> Result:
+    """The rule that refuses a transfer, if any."""
     if transfer.amount_minor <= 0:
         return Result.AMOUNT_NOT_POSITIVE
     if transfer.debit == transfer.credit:
@@ -69,7 +73,7 @@ def _rule(transfer: Transfer, debit: _Side | None, credit: _Side | None, hold: H
     if debit.foreign or credit.foreign:
         return Result.WRONG_ASSET
     if transfer.pending_id is not None:
-        return hold_rule(transfer, hold, books)
+        return hold_rule(transfer, hold, now)
     if not transfer.purpose.finishing:
         if FROZEN in (debit.status, credit.status):
             return Result.ACCOUNT_FROZEN
@@ -78,15 +82,19 @@ def _rule(transfer: Transfer, debit: _Side | None, credit: _Side | None, hold: H
     return smallest(debit.debit_rule(transfer.amount_minor), credit.credit_rule(transfer.amount_minor))
 
 
-def _movement(transfer: Transfer, hold: Hold | None) -> tuple[int, int]:
-    """What becomes of pending and posted sums on both sides."""
+def move(transfer: Transfer, debit: Side, credit: Side, hold: Hold | None) -> None:
+    """Both sides as they are behind a transfer that is not refused."""
     if hold is not None:
-        return release(transfer, hold)
-    return (0, transfer.amount_minor) if transfer.kind is Kind.DIRECT else (transfer.amount_minor, 0)
+        pending, posted = release(transfer, hold)
+    else:
+        pending, posted = (0, transfer.amount_minor) if transfer.kind is Kind.DIRECT else (transfer.amount_minor, 0)
+    debit.move_debits(pending, posted)
+    credit.move_credits(pending, posted)
+    debit.version, credit.version = debit.version + 1, credit.version + 1
 
 
 def _verdict(
-    rule: Result, seq: int, *, replayed: bool = False, recorded: bool = False, sides: tuple[_Side, ...] = ()
+    rule: Result, seq: int, *, replayed: bool = False, recorded: bool = False, sides: tuple[Side, ...] = ()
 ) -> Verdict:
     versions, balances = [side.version for side in sides] or (0, 0), [side.balance for side in sides] or (0, 0)
     numbers = np.array([rule, seq, *versions, *balances], np.int64)[:, None]

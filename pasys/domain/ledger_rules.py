@@ -88,7 +88,7 @@ def _judge_holds(batch: Batch, books: Books, work: Work) -> None:
                 work.hard[begun[hold_id]] = True
             continue
         hold, transfer = books.holds.get(hold_id), batch.columns[i]
-        work.rule[i] = hold_rule(transfer, hold, books)
+        work.rule[i] = hold_rule(transfer, hold, books.now)
         if hold is not None:
             work.pending_delta[i], work.posted_delta[i] = release(transfer, hold)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from uuid import UUID
 
 import numpy as np
@@ -32,7 +33,7 @@ class Work:
         self.hard = np.zeros(n, np.bool_)
 
 
-def hold_rule(transfer: Transfer, hold: Hold | None, books: Books) -> Result:
+def hold_rule(transfer: Transfer, hold: Hold | None, now: datetime) -> Result:
     """What a hold says to being posted or voided, before anything else of the batch is considered."""
     if hold is None:
         return Result.HOLD_NOT_FOUND
@@ -45,7 +46,7 @@ def hold_rule(transfer: Transfer, hold: Hold | None, books: Books) -> Result:
         return Result.HOLD_MISMATCH
     if not hold.open:
         return Result.HOLD_RESOLVED
-    if not void and hold.expired(books.now):
+    if not void and hold.expired(now):
         return Result.HOLD_EXPIRED
     return Result.EXCEEDS_HOLD if transfer.amount_minor > hold.amount_minor else Result.ACCEPTED
 
@@ -73,12 +74,17 @@ class Counters:
 
     __slots__ = ("credits_pending", "credits_posted", "debits_pending", "debits_posted", "flags")
 
-    def __init__(self, accounts: Accounts, at: int) -> None:
-        self.flags = int(accounts.flags[at])
-        self.debits_pending = int(accounts.debits_pending[at])
-        self.debits_posted = int(accounts.debits_posted[at])
-        self.credits_pending = int(accounts.credits_pending[at])
-        self.credits_posted = int(accounts.credits_posted[at])
+    def __init__(
+        self, flags: int, debits_pending: int, debits_posted: int, credits_pending: int, credits_posted: int
+    ) -> None:
+        self.flags = flags
+        self.debits_pending, self.debits_posted = debits_pending, debits_posted
+        self.credits_pending, self.credits_posted = credits_pending, credits_posted
+
+    @classmethod
+    def at(cls, accounts: Accounts, at: int) -> Counters:
+        sums = (accounts.debits_pending, accounts.debits_posted, accounts.credits_pending, accounts.credits_posted)
+        return cls(int(accounts.flags[at]), *[int(column[at]) for column in sums])
 
     def debit_rule(self, amount_minor: int) -> Result:
         debits = self.debits_posted + self.debits_pending + amount_minor
@@ -110,7 +116,7 @@ class Sequencer:
     def __init__(self, batch: Batch, books: Books, work: Work, tight: Bools | None) -> None:
         self.batch, self.books, self.work = batch, books, work
         positions = [] if tight is None else np.flatnonzero(tight).tolist()
-        self.counters = {at: Counters(books.accounts, at) for at in positions}
+        self.counters = {at: Counters.at(books.accounts, at) for at in positions}
         self.begun: dict[UUID, Hold] = {}
         self.resolved: set[UUID] = set()
 
@@ -153,7 +159,7 @@ class Sequencer:
 
     def _finish_rule(self, i: int, transfer: Transfer, hold_id: UUID) -> Result:
         hold = self.begun.get(hold_id) or self.books.holds.get(hold_id)
-        rule = hold_rule(transfer, hold, self.books)
+        rule = hold_rule(transfer, hold, self.books.now)
         if rule in (Result.ACCEPTED, Result.HOLD_EXPIRED, Result.EXCEEDS_HOLD) and hold_id in self.resolved:
             return Result.HOLD_RESOLVED
         if hold is not None:

@@ -1,4 +1,5 @@
--- The journal's queries. The two functions of the posting path are in migrations/versions/0003_ledger_engine.sql.
+-- The journal's queries. The functions of the posting path are in migrations/versions/0003_ledger_engine.sql and
+-- 0015_alone.sql.
 
 -- :load
 -- Lock the asset (where asked) and read what a batch touches: one call.
@@ -7,6 +8,10 @@ select * from ledger_load(%s, %s, %s, %s, %s)
 -- :apply
 -- Write a judged batch: journal, accounts, holds. One call.
 select ledger_apply(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+
+-- :apply_one
+-- The same for one transfer in plain numbers.
+select ledger_apply_one(%b, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b)
 
 -- :advance
 -- The first half of the same for many rows; they come by COPY.

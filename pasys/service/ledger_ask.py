@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from pasys.db import Unit
@@ -48,29 +48,39 @@ class Join:
         self.answer.cancel()  # nobody can write into the unit any more
 
 
-@dataclass(slots=True)
 class Group:
     """Callers whose transfers are written together."""
 
-    asks: Sequence[Ask]
-    columns: Columns
+    def __init__(self, asks: Sequence[Ask]) -> None:
+        self.asks = asks
 
-    @classmethod
-    def of(cls, asks: Sequence[Ask]) -> Group:
-        transfers = [ask.what for ask in asks if isinstance(ask.what, Transfer)]
-        if len(transfers) == len(asks):
-            return cls(asks, Columns.of(transfers))
-        parts = [ask.what if isinstance(ask.what, Columns) else Columns.of([ask.what]) for ask in asks]
-        return cls(asks, Columns.joined(parts))
+    @property
+    def alone(self) -> Transfer | None:
+        """The transfer of a caller who comes alone with it."""
+        what = self.asks[0].what
+        return what if len(self.asks) == 1 and isinstance(what, Transfer) else None
 
-    def settle_soon(self, verdict: Verdict) -> None:
+    @cached_property
+    def columns(self) -> Columns:
+        transfers = [ask.what for ask in self.asks if isinstance(ask.what, Transfer)]
+        if len(transfers) == len(self.asks):
+            return Columns.of(transfers)
+        return Columns.joined(
+            [ask.what if isinstance(ask.what, Columns) else Columns.of([ask.what]) for ask in self.asks]
+        )
+
+    def settle_soon(self, verdict: Verdict | Posted) -> None:
         """Answer in two turns of the loop: in the first, the lane hears that the group is written; in the second, it
         sends the next one. So the database works while callers are answered, which takes longer than its own work."""
+        if isinstance(verdict, Posted):
+            return self.settle(verdict)
         loop = asyncio.get_running_loop()
         loop.call_soon(loop.call_soon, self.settle, verdict)
 
-    def settle(self, verdict: Verdict) -> None:
+    def settle(self, verdict: Verdict | Posted) -> None:
         """Answer everybody but those who have gone."""
+        if isinstance(verdict, Posted):
+            return _answer(self.asks[0], verdict)
         singles: Sequence[Posted] = ()
         at = 0
         for ask in self.asks:

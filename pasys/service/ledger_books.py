@@ -6,9 +6,10 @@ Both calls go to functions in the database (migrations/versions/0003_ledger_engi
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -16,6 +17,7 @@ from uuid import UUID
 import numpy as np
 from psycopg.errors import UniqueViolation
 from psycopg.rows import namedtuple_row
+from psycopg.types.numeric import Int2, Int8
 
 from pasys.bulk import copy_rows
 from pasys.db import copy_into, queries
@@ -24,6 +26,7 @@ from pasys.domain.ledger import Hold, Kind, Posted, Purpose, Recorded, Result, T
 from pasys.domain.ledger_answer import Answer
 from pasys.domain.ledger_batch import Accounts, Books, Changes, Verdict
 from pasys.domain.ledger_columns import EPOCH, Bools, Columns, Int64s, micros, moment
+from pasys.domain.ledger_one import Side
 from pasys.driver import Driver
 from pasys.errors import InvalidInput, TransferConflict
 from pasys.service import ledger_wire as wire
@@ -66,18 +69,16 @@ class Answers:
 
 @dataclass(frozen=True, slots=True)
 class Writing:
-    """A judged batch on its way into the journal: rows as they are hashed, and where the books will stand behind them.
+    """A judged batch on its way into the journal, and where the books will stand behind it.
 
-    `advance` are the arguments that move the head and the account rows. Many rows of one shape are copied: `copies` has
-    them as they are sent, by table.
+    It is written by one of ledger.sql's calls, with its arguments. Many rows of one shape are copied behind that:
+    `copies` has them as they are sent, by table.
     """
 
-    columns: Columns
-    rows: ledger_chain.Rows
-    seals: Int64s
-    advance: tuple[Any, ...]
+    call: str
+    values: Sequence[Any]
     head: Head
-    copies: Mapping[str, tuple[list[str], bytes]]
+    copies: Mapping[str, tuple[list[str], bytes]] = field(default_factory=dict)
 
 
 def check_batch(size: int, *, linked_on: bool) -> None:
@@ -201,9 +202,43 @@ def prepare(
     last_seq = head.last_seq + len(columns)
     projected_seq = last_seq if projected_seq is None else projected_seq
     before = (columns.asset, head.last_seq, head.epoch, head.projected_seq)
-    advance = (*before, last_hash, moment(recorded_at), projected_seq, *_counters(accounts))
+    behind = (last_hash, moment(recorded_at), projected_seq, *_counters(accounts))
     head = Head(last_seq, head.epoch, projected_seq, last_hash, recorded_at)
-    return Writing(columns, rows, seals, advance, head, _copies(columns, rows, seals))
+    if copies := _copies(columns, rows, seals):
+        return Writing("advance", (*before, len(rows), *behind), head, copies)
+    return Writing("apply", (*before, *behind, *_arrays(columns, rows, seals)), head)
+
+
+def prepare_alone(transfer: Transfer, debit: Side, credit: Side, head: Head, now: datetime) -> Writing:
+    """The same for one direct transfer that is accepted: its sides are as they are behind it. Both account rows are
+    brought up to date; those of others stay as they are."""
+    at = micros(now)
+    seq = head.last_seq + 1
+    last_hash = ledger_chain.follow_one(
+        head.last_hash,
+        transfer,
+        seq=seq,
+        versions=(debit.version, credit.version),
+        balances=(debit.balance, credit.balance),
+        recorded_at=at,
+    )
+    projected_seq = seq if head.projected_seq == head.last_seq else head.projected_seq
+    values = (
+        transfer.asset,
+        *map(Int8, (head.last_seq, head.epoch, head.projected_seq)),
+        last_hash,
+        now,
+        Int8(projected_seq),
+        transfer.id,
+        Int8(transfer.amount_minor),
+        Int2(transfer.purpose),
+        transfer.corrects,
+        transfer.effective_at,
+        Int8(int.from_bytes(last_hash[:8], signed=True)),
+        transfer.reference,
+        *[Int8(number) for side in (debit, credit) for number in (*side.changes(), side.balance)],
+    )
+    return Writing("apply_one", values, Head(seq, head.epoch, projected_seq, last_hash, at))
 
 
 def _copies(columns: Columns, rows: ledger_chain.Rows, seals: Int64s) -> dict[str, tuple[list[str], bytes]]:
@@ -231,13 +266,11 @@ async def write(driver: Driver, writing: Writing, *, under_way: Callable[[], Non
 
     `under_way` is called when the database is at work for a while and needs nothing from us.
     """
-    if writing.copies:
-        async with driver.transaction():
-            await _copy(driver, writing, under_way)
-    else:
-        values = (*writing.advance, *_arrays(writing))
+    async with driver.transaction() if writing.copies else contextlib.nullcontext():
         asyncio.get_running_loop().call_soon(under_way)  # which is when the call below has been sent
-        await call(driver, "apply", values)
+        await call(driver, writing.call, writing.values)
+        for table, rows in writing.copies.items():
+            await copy_into(driver, table, rows)
 
 
 def conflict(error: UniqueViolation) -> TransferConflict:
@@ -246,9 +279,8 @@ def conflict(error: UniqueViolation) -> TransferConflict:
     return TransferConflict(transfer_id=found[1] if found else "of this batch")
 
 
-def _arrays(writing: Writing) -> tuple[Any, ...]:
+def _arrays(columns: Columns, rows: ledger_chain.Rows, seals: Int64s) -> tuple[Any, ...]:
     """The columns of the journal as ledger_apply takes them."""
-    columns, rows = writing.columns, writing.rows
 
     def some(column: Any, encode: Any) -> Any:
         return None if column is None else encode(column)
@@ -263,21 +295,13 @@ def _arrays(writing: Writing) -> tuple[Any, ...]:
         wire.int2s(columns.purpose),
         wire.int2s(rows["result"]) if rows["result"].any() else None,
         *(wire.int8s(rows[side]) for side in sides),
-        wire.int8s(writing.seals),
+        wire.int8s(seals),
         some(columns.pending_id, wire.uuids),
         some(columns.corrects, wire.uuids),
         some(columns.effective_at, wire.times),
         some(columns.expires_at, wire.times),
         some(columns.reference, wire.texts),
     )
-
-
-async def _copy(driver: Driver, writing: Writing, under_way: Callable[[], None]) -> None:
-    asset, last_seq, epoch, projected_seq, *rest = writing.advance
-    asyncio.get_running_loop().call_soon(under_way)
-    await call(driver, "advance", (asset, last_seq, epoch, projected_seq, len(writing.rows), *rest))
-    for table, rows in writing.copies.items():
-        await copy_into(driver, table, rows)
 
 
 async def call(driver: Driver, name: str, values: Sequence[Any]) -> Any:

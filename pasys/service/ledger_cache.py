@@ -7,7 +7,7 @@ memory that is no longer true costs a retry, never a wrong balance.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from fractions import Fraction
 from uuid import UUID
@@ -18,6 +18,7 @@ from msgspec.structs import replace
 from pasys.domain.ledger import Hold, Kind, Transfer
 from pasys.domain.ledger_batch import Accounts, Changes, Verdict
 from pasys.domain.ledger_columns import Bools, Columns, Int64s
+from pasys.domain.ledger_one import Side
 from pasys.service.ledger_books import Head
 
 ACCOUNTS_MAX = 1_000_000
@@ -97,6 +98,19 @@ class Cache:
         ]
         order = np.argsort(columns[0])
         return Accounts(*[column[order] for column in columns])
+
+    def side(self, number: int) -> Side | None:
+        """One account that was met; None where it was not."""
+        at = int(self._number.searchsorted(number))
+        if at == len(self._number) or self._number[at] != number:
+            return None
+        return Side(number, False, *self._table[:, self._place[at]].tolist())
+
+    def take_sides(self, sides: Iterable[Side]) -> None:
+        """What a transfer has made of its accounts is remembered, as if it and their rows were written already."""
+        for side in sides:
+            at = self._place[self._number.searchsorted(side.number)]
+            self._table[_VERSION:, at] = side.changes()[1:]
 
     def take(self, columns: Columns, verdict: Verdict, *, lags: bool) -> None:
         """What a verdict changes is remembered, as if it were written already. With `lags`, the account rows are left

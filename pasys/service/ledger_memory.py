@@ -13,8 +13,10 @@ from fractions import Fraction
 
 import numpy as np
 
+from pasys.domain.ledger import Kind, Posted, Result, Transfer
 from pasys.domain.ledger_batch import Books, Verdict
 from pasys.domain.ledger_columns import EPOCH, Columns
+from pasys.domain.ledger_one import move, rule_of
 from pasys.domain.ledger_rules import judge
 from pasys.driver import Driver
 from pasys.service import ledger_books as books
@@ -25,6 +27,7 @@ LAG_FROM = 64  # a smaller batch brings the account rows up to date; it has noth
 LAG_MAX = 524_288  # transfers in which all account rows are written once; they lag by twice as many at most
 LAG_S = 10  # or seconds, whichever comes first
 REST_SHARE = Fraction(1, 100)  # of a sweep, when nobody has come
+STEP_NS = int(LAG_S * 10**9 * REST_SHARE)  # after which such a share is due
 BREATH_S = timedelta(milliseconds=1).total_seconds()  # in a large batch: the one before is sent in steps, between ours
 WARY = 8  # batches for which the books are locked after somebody else has posted
 Judged = tuple[Verdict, Writing | None]  # the answers, and what is to be written, if anything
@@ -73,6 +76,28 @@ class Memory:
         cache.add(seen.accounts)
         cache.add_holds(seen.holds)
         cache.take(columns, verdict, lags=False)
+
+    def judge_alone(self, transfer: Transfer, now: datetime) -> tuple[Posted, Writing] | None:
+        """The same for a transfer that comes alone, in plain integers: most of what it costs would be arrays of one.
+
+        None, and nothing is remembered, but where it is direct, accepted, between accounts that were met before, and
+        where no share of lagging account rows is due.
+        """
+        cache = self.cache
+        if cache is None or not self.trusted or transfer.kind is not Kind.DIRECT or self._sweep_due(cache):
+            return None
+        now = cache.head.time(now)
+        debit, credit = cache.side(transfer.debit), cache.side(transfer.credit)
+        if debit is None or credit is None or rule_of(transfer, debit, credit, None, now):
+            return None
+        move(transfer, debit, credit, None)
+        cache.take_sides((debit, credit))
+        writing = books.prepare_alone(transfer, debit, credit, cache.head, now)
+        cache.head = writing.head
+        return Posted(Result.ACCEPTED, False, writing.head.last_seq), writing
+
+    def _sweep_due(self, cache: Cache) -> bool:
+        return cache.lag > 0 and time.monotonic_ns() - self._swept_ns >= STEP_NS
 
     async def judge(self, columns: Columns, now: datetime, *, known: bool = False) -> Judged | None:
         """Judge a batch, and remember it as written; None where the books must be locked and read instead.

@@ -184,7 +184,7 @@ class _Lane:
                     if isinstance(asks, Join):
                         await self._admit(asks)
                     else:
-                        await self._post(Group.of(asks))
+                        await self._post(Group(asks))
             except Exception as error:
                 await self._land()
                 await self._fail(asks, error)
@@ -200,7 +200,7 @@ class _Lane:
                 if not together:
                     raise error
                 with database_errors(self._settings):
-                    await self._post_locked(Group.of([ask]))
+                    await self._post_locked(Group([ask]))
             except Exception as own:
                 _fail_one(ask, own)
 
@@ -241,7 +241,9 @@ class _Lane:
             self._room.set()
 
     async def _post(self, group: Group) -> None:
-        judged = await self._memory.judge(group.columns, self._now())
+        now = self._now()
+        alone = None if group.alone is None else self._memory.judge_alone(group.alone, now)
+        judged = alone or await self._memory.judge(group.columns, now)
         landed = await self._land()
         if judged is None or not landed:
             await self._post_locked(group)
@@ -269,7 +271,7 @@ class _Lane:
         flight, self._flight = self._flight, None
         return await flight
 
-    async def _fly(self, group: Group, verdict: Verdict, writing: Writing, under_way: asyncio.Event) -> bool:
+    async def _fly(self, group: Group, verdict: Verdict | Posted, writing: Writing, under_way: asyncio.Event) -> bool:
         """Write what was judged by memory; where that was not true any more, lock and read. True for the former."""
         try:
             with database_errors(self._settings):

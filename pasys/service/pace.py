@@ -47,6 +47,11 @@ async def checkpoint(unit: Unit) -> None:
     await unit.rows(SERVER["checkpoint"])
 
 
+async def lag(unit: Unit) -> int:
+    """Transfers that some account row does not show yet."""
+    return int(await unit.value(SERVER["lag"]))
+
+
 async def server_facts(unit: Unit) -> dict[str, str]:
     """The settings that durability and speed depend on, as the server itself says them."""
     rows = await unit.rows(SERVER["settings"], names=list(FACTS))
