@@ -43,6 +43,7 @@ ROW = np.dtype(
     ]
 )
 Rows = NDArray[np.void]
+_PACKED = np.dtype((np.void, ROW.itemsize))
 _ROW = struct.Struct(">q16sqqqhhhqqqqqqq16s16si")  # the same for one
 _NO_UUID = bytes(16)
 
@@ -92,20 +93,16 @@ def chain(before: bytes, made: Rows, references: Sequence[str | None] | None) ->
 
 def follow(before: bytes, made: Rows, texts: bytes) -> bytes:
     """The hash of each row, 32 bytes each. `texts` has the references of the rows, one behind the other."""
-    data, size, empty = made.tobytes(), ROW.itemsize, sha256()
+    rows = made.view(_PACKED).tolist()
+    if texts:
+        ends = np.cumsum(np.maximum(made["reference_size"].astype(np.int64), 0)).tolist()
+        rows = [row + texts[text:end] for row, text, end in zip(rows, [0, *ends], ends, strict=False)]
     hashes = []
-    copy, hash, add = empty.copy, before, hashes.append
-    if not texts:
-        for start in range(0, len(data), size):
-            step = copy()  # starting from a copy costs half of what a new one does
-            step.update(hash + data[start : start + size])
-            hash = step.digest()
-            add(hash)
-        return b"".join(hashes)
-    ends = np.cumsum(np.maximum(made["reference_size"].astype(np.int64), 0)).tolist()
-    for start, text, end in zip(range(0, len(data), size), [0, *ends], ends, strict=False):
-        step = copy()
-        step.update(hash + data[start : start + size] + texts[text:end])
+    copy, hash, add = sha256().copy, before, hashes.append
+    for row in rows:
+        step = copy()  # starting from a copy costs half of what a new one does
+        step.update(hash)
+        step.update(row)
         hash = step.digest()
         add(hash)
     return b"".join(hashes)

@@ -114,20 +114,20 @@ select s.last_seq, s.last_hash,
  where s.code = %(asset)s
 
 -- :audit_piece
--- Rows in order, column by column: a row by itself would cost ten times as much to read.
-select array_send(array_agg(seq)) as seq, array_send(array_agg(id)) as id,
-       array_send(array_agg(debit)) as debit, array_send(array_agg(credit)) as credit,
-       array_send(array_agg(amount)) as amount, array_send(array_agg(kind)) as kind,
-       array_send(array_agg(code)) as code, array_send(array_agg(result)) as result,
-       array_send(array_agg(debit_version)) as debit_version, array_send(array_agg(credit_version)) as credit_version,
-       array_send(array_agg(debit_balance)) as debit_balance, array_send(array_agg(credit_balance)) as credit_balance,
-       array_send(array_agg(effective_at)) as effective_at, array_send(array_agg(recorded_at)) as recorded_at,
-       array_send(array_agg(coalesce(expires_at, 'infinity'))) as expires_at,
-       array_send(array_agg(coalesce(pending_id, '00000000-0000-0000-0000-000000000000'))) as pending_id,
-       array_send(array_agg(coalesce(corrects, '00000000-0000-0000-0000-000000000000'))) as corrects,
-       array_send(array_agg(coalesce(octet_length(reference), -1))) as reference_size,
-       array_send(array_agg(seal)) as seal,
-       string_agg(convert_to(reference, 'UTF8'), ''::bytea) as texts
+-- Rows in order, each as it is hashed but for its reference (pasys/domain/ledger_chain.py), one behind the other; their
+-- seals, and their references. Columns by array_agg and array_send would cost half as much again, rows ten times.
+select string_agg(
+           int8send(seq) || uuid_send(id) || int8send(debit) || int8send(credit) || int8send(amount)
+           || int2send(kind) || int2send(code) || int2send(result)
+           || int8send(debit_version) || int8send(credit_version)
+           || int8send(debit_balance) || int8send(credit_balance)
+           || timestamptz_send(effective_at) || timestamptz_send(recorded_at)
+           || coalesce(timestamptz_send(expires_at), '\x7fffffffffffffff')
+           || coalesce(uuid_send(pending_id), '\x00000000000000000000000000000000')
+           || coalesce(uuid_send(corrects), '\x00000000000000000000000000000000')
+           || coalesce(int4send(octet_length(reference)), '\xffffffff'), '') as rows,
+       string_agg(int8send(seal), '') as seals,
+       string_agg(convert_to(reference, 'UTF8'), '') as texts
   from (select * from transfer
          where asset = %(asset)s and seq > %(after_seq)s and seq <= %(last_seq)s
          order by seq limit %(limit)s) piece

@@ -155,7 +155,7 @@ async def pieces(
 
     coming = ask(after_seq)
     try:
-        while (sent := await coming)["seq"] is not None:
+        while (sent := await coming)["rows"] is not None:
             piece = _piece(sent)
             coming = ask(int(piece.rows["seq"][-1]))
             await asyncio.sleep(0)  # so that the question is sent
@@ -166,11 +166,8 @@ async def pieces(
 
 
 def _piece(sent: dict[str, Any]) -> Piece:
-    first = wire.read(sent["seq"], ledger_chain.ROW["seq"])
-    rows = np.empty(len(first), ledger_chain.ROW)
-    for name in ledger_chain.ROW.names or ():
-        rows[name] = wire.read(sent[name], ledger_chain.ROW[name])
-    return Piece(rows, bytes(sent["texts"] or b""), wire.read_int8s(sent["seal"]))
+    rows, seals = np.frombuffer(sent["rows"], ledger_chain.ROW), np.frombuffer(sent["seals"], ">i8")
+    return Piece(rows, bytes(sent["texts"] or b""), seals.astype(np.int64))
 
 
 async def _keys(unit: Unit, audit: Audit, after_seq: int, last_seq: int) -> None:
