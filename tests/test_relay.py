@@ -170,14 +170,21 @@ async def test_a_backlog_makes_way_for_who_writes_in_bulk(settings, db, bus):
     for _ in range(3):
         await announce(db, *(opened(f"n{number}") for number in range(relay.SWEEP_MAX)))
     paused: list[float] = []
-    worker.pause = lambda seconds: asyncio.sleep(0, paused.append(seconds))
+    others: list[int] = []
+
+    async def pause(seconds: float) -> None:
+        paused.append(seconds)
+        others.append(await relay.Relay(db, bus).work_off())
+
+    worker.pause = pause
     async with db.unit() as writing:
         writing.emit(*(opened(f"row {number}") for number in range(COPY_FROM)))
         await writing.write_outbox(relayed=False)
-        assert await worker.work_off_all() == 3 * relay.SWEEP_MAX
+        assert await worker.work_off() == 3 * relay.SWEEP_MAX
         assert paused and all(0 < seconds <= relay.POLL_S for seconds in paused)
+        assert not any(others), "one relay's pause is nobody else's turn"
     paused.clear()
-    assert await worker.work_off_all() == COPY_FROM
+    assert await worker.work_off() == COPY_FROM
     assert not paused
 
 

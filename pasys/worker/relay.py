@@ -101,13 +101,6 @@ class Relay:
         async with self._db.unit() as unit:
             return await self._publish(unit, _AT_ONCE)
 
-    async def work_off(self) -> int:
-        """Publish one batch of the backlog, unless another relay is at it; how many the bus took."""
-        async with self._db.unit() as unit:
-            if not await unit.value("select pg_try_advisory_xact_lock(%(key)s)", key=BACKLOG_LOCK):
-                return 0
-            return await self._publish(unit, _BACKLOG)
-
     async def _publish(self, unit: Unit, which: str) -> int:
         rows = await unit.rows(which, limit=SWEEP_MAX)
         acked = await self._bus.publish([Announcement(row.event_id, row.subject, bytes(row.body)) for row in rows])
@@ -125,27 +118,30 @@ class Relay:
                 while await self.sweep() == SWEEP_MAX:
                     pass
 
-    async def work_off_all(self) -> int:
-        """Publish the backlog, batch by batch, with pauses while somebody writes more; how many the bus took."""
-        taken = 0
-        while True:
-            began = time.monotonic()
-            batch = await self.work_off()
-            taken += batch
-            if batch < SWEEP_MAX:
-                return taken
-            if await self._somebody_writes():
-                await self.pause(min(MAKE_WAY * (time.monotonic() - began), POLL_S))
+    async def work_off(self) -> int:
+        """Publish the backlog, batch by batch, with pauses while somebody writes more; how many the bus took.
 
-    async def _somebody_writes(self) -> bool:
-        async with self._db.unit() as unit:
-            return not await unit.value(_NOBODY_WRITES, key=BULK_LOCK)
+        None where another relay is at it: what is one's pause must not be the other's turn.
+        """
+        taken = 0
+        async with self._db.unit() as turn:
+            if not await turn.value("select pg_try_advisory_xact_lock(%(key)s)", key=BACKLOG_LOCK):
+                return 0
+            while True:
+                began = time.monotonic()
+                async with self._db.unit() as unit:
+                    batch = await self._publish(unit, _BACKLOG)
+                taken += batch
+                if batch < SWEEP_MAX:
+                    return taken
+                if not await turn.value(_NOBODY_WRITES, key=BULK_LOCK):
+                    await self.pause(min(MAKE_WAY * (time.monotonic() - began), POLL_S))
 
     async def _work_off_for_ever(self) -> None:
         while True:
             await asyncio.sleep(POLL_S)
             if self._bus.client.is_connected:
-                await self.work_off_all()
+                await self.work_off()
 
     async def _tidy_for_ever(self) -> None:
         while True:
