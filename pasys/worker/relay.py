@@ -119,23 +119,21 @@ class Relay:
                     pass
 
     async def work_off(self) -> int:
-        """Publish the backlog, batch by batch, with pauses while somebody writes more; how many the bus took.
+        """Publish the backlog, batch by batch, unless another relay is at it; how many the bus took.
 
-        None where another relay is at it: what is one's pause must not be the other's turn.
+        While somebody writes more it pauses before it lets go: one relay's pause must not be another's turn.
         """
-        taken = 0
-        async with self._db.unit() as turn:
-            if not await turn.value("select pg_try_advisory_xact_lock(%(key)s)", key=BACKLOG_LOCK):
-                return 0
-            while True:
-                began = time.monotonic()
-                async with self._db.unit() as unit:
-                    batch = await self._publish(unit, _BACKLOG)
-                taken += batch
-                if batch < SWEEP_MAX:
-                    return taken
-                if not await turn.value(_NOBODY_WRITES, key=BULK_LOCK):
+        taken, batch = 0, SWEEP_MAX
+        while batch == SWEEP_MAX:
+            began = time.monotonic()
+            async with self._db.unit() as unit:
+                if not await unit.value("select pg_try_advisory_xact_lock(%(key)s)", key=BACKLOG_LOCK):
+                    break
+                batch = await self._publish(unit, _BACKLOG)
+                if batch == SWEEP_MAX and not await unit.value(_NOBODY_WRITES, key=BULK_LOCK):
                     await self.pause(min(MAKE_WAY * (time.monotonic() - began), POLL_S))
+            taken += batch
+        return taken
 
     async def _work_off_for_ever(self) -> None:
         while True:
