@@ -24,13 +24,13 @@ from tests.ledger_kit import T0, agree, direct, hold_together, let_rows_lag, peo
 def alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Writing]]:
     """What has been written in plain integers."""
     found: list[Writing] = []
-    prepare = ledger_books.prepare_alone
+    prepare = ledger_books.prepare_one
 
     def noted(*asked: Any) -> Writing:
         found.append(prepare(*asked))
         return found[-1]
 
-    monkeypatch.setattr(ledger_books, "prepare_alone", noted)
+    monkeypatch.setattr(ledger_books, "prepare_one", noted)
     return found
 
 

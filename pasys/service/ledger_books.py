@@ -1,6 +1,7 @@
 """An asset's books are read and written here: by whoever has locked them, and by a poster that trusts its memory.
 
-Both calls go to functions in the database (migrations/versions/0003_ledger_engine.sql), one each way.
+One call reads and one writes; they go to functions in the database (migrations/versions/0003_ledger_engine.sql and
+0015_alone.sql).
 """
 
 from __future__ import annotations
@@ -209,7 +210,7 @@ def prepare(
     return Writing("apply", (*before, *behind, *_arrays(columns, rows, seals)), head)
 
 
-def prepare_alone(transfer: Transfer, debit: Side, credit: Side, head: Head, now: datetime) -> Writing:
+def prepare_one(transfer: Transfer, debit: Side, credit: Side, head: Head, now: datetime) -> Writing:
     """The same for one direct transfer that is accepted: its sides are as they are behind it. Both account rows are
     brought up to date; those of others stay as they are."""
     at = micros(now)

@@ -77,8 +77,8 @@ class Memory:
         cache.add_holds(seen.holds)
         cache.take(columns, verdict, lags=False)
 
-    def judge_alone(self, transfer: Transfer, now: datetime) -> tuple[Posted, Writing] | None:
-        """The same for a transfer that comes alone, in plain integers: most of what it costs would be arrays of one.
+    def judge_one(self, transfer: Transfer, now: datetime) -> tuple[Posted, Writing] | None:
+        """Judge a transfer that comes alone, in plain integers: most of what it costs would be arrays of one.
 
         None, and nothing is remembered, but where it is direct, accepted, between accounts that were met before, and
         where no share of lagging account rows is due.
@@ -92,7 +92,7 @@ class Memory:
             return None
         move(transfer, debit, credit, None)
         cache.take_sides((debit, credit))
-        writing = books.prepare_alone(transfer, debit, credit, cache.head, now)
+        writing = books.prepare_one(transfer, debit, credit, cache.head, now)
         cache.head = writing.head
         return Posted(Result.ACCEPTED, False, writing.head.last_seq), writing
 

@@ -242,7 +242,7 @@ class _Lane:
 
     async def _post(self, group: Group) -> None:
         now = self._now()
-        alone = None if group.alone is None else self._memory.judge_alone(group.alone, now)
+        alone = None if group.alone is None else self._memory.judge_one(group.alone, now)
         judged = alone or await self._memory.judge(group.columns, now)
         landed = await self._land()
         if judged is None or not landed:
