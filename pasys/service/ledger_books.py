@@ -20,7 +20,7 @@ from psycopg.errors import UniqueViolation
 from psycopg.rows import namedtuple_row
 from psycopg.types.numeric import Int2, Int8
 
-from pasys.bulk import copy_rows
+from pasys.bulk import Column, copy_rows
 from pasys.db import copy_into, queries
 from pasys.domain import ledger_answer, ledger_chain
 from pasys.domain.ledger import Hold, Kind, Posted, Purpose, Recorded, Result, Transfer
@@ -243,11 +243,13 @@ def prepare_one(transfer: Transfer, debit: Side, credit: Side, head: Head, now: 
 
 
 def _copies(columns: Columns, rows: ledger_chain.Rows, seals: Int64s) -> dict[str, tuple[list[str], bytes]]:
-    """Direct transfers that name nothing else, as COPY takes them; none where there are few, or others."""
-    named = (columns.kind, columns.pending_id, columns.corrects, columns.expires_at, columns.reference)
+    """Direct transfers that name no other transfer, as COPY takes them; none where there are few, or others."""
+    named = (columns.kind, columns.pending_id, columns.corrects, columns.expires_at)
     if len(rows) < COPY_FROM or any(column is not None for column in named):
         return {}
-    fields = {name: rows[name] for name in _COPIED}
+    fields: dict[str, Column] = {name: rows[name] for name in _COPIED}
+    if columns.reference is not None:
+        fields["reference"] = columns.reference
     return {
         "transfer_key": copy_rows(len(rows), {"id": columns.id, "asset": columns.asset, "seq": rows["seq"]}),
         "transfer": copy_rows(len(rows), {"asset": columns.asset, **fields, "seal": seals}),

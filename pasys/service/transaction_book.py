@@ -64,7 +64,7 @@ class _Book:
         await turn.claim()
         async with self._unit.briefly():
             self._claims = await claim(self._unit, self._drafts, self._ids)
-            known = await parties(self._unit, self._drafts, partial=True)
+            known = await parties(self._unit, self._drafts, partial=True, met=turn.met)
             others = await systems(self._unit, self._drafts)
         turn.claimed.set()
         parts = self._lay_out(known, others)

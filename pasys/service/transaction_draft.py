@@ -26,6 +26,7 @@ from pasys.service.ledger import Answers
 
 SQL = queries("transaction")
 OPERATION = "transaction.create"
+MET_MAX = 250_000  # accounts that a caller of many batches remembers
 _encode = msgspec.json.Encoder().encode
 
 
@@ -73,12 +74,18 @@ class Turn:
     """The place of a batch among several that one caller creates at a time, in order.
 
     Each claims its keys, and the system's accounts that it opens, once the one before it has claimed its own; it posts
-    once that one has committed. So nobody waits for a lock of a later one, which waits for him.
+    once that one has committed. So nobody waits for a lock of a later one, which waits for him. `met` are the accounts
+    that all of them have met.
     """
 
     before: Turn | None = None
+    met: dict[tuple[str, str], Party] = field(default_factory=dict)
     claimed: asyncio.Event = field(default_factory=asyncio.Event)
     committed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        if self.before is not None:
+            self.met = self.before.met
 
     async def claim(self) -> None:
         if self.before is not None:
@@ -164,9 +171,29 @@ async def answers(
     return fresh
 
 
-async def parties(unit: Unit, drafts: Sequence[Draft], *, partial: bool) -> dict[tuple[str, str], Party]:
-    """The accounts that the drafts name, by (name or id, asset)."""
+async def parties(
+    unit: Unit, drafts: Sequence[Draft], *, partial: bool, met: dict[tuple[str, str], Party] | None = None
+) -> Mapping[tuple[str, str], Party]:
+    """The accounts that the drafts name, by (name or id, asset).
+
+    Those that were `met` before are not read again, and the others are put to them: all but status and payment method
+    stays as it is.
+    """
     wanted = {(name, d.amount.asset) for d in drafts for name in (d.debit, d.credit) if name is not None}
+    if met is None:
+        met = {}
+    elif len(met) > MET_MAX:
+        met.clear()
+    missing = wanted - met.keys()
+    if missing:
+        met.update(await _read_parties(unit, missing))
+    for name, asset in wanted - met.keys():  # rare: say whether it exists in another asset
+        if len(drafts) == 1 and not partial:
+            await account.find(unit, name, asset)
+    return met
+
+
+async def _read_parties(unit: Unit, wanted: Collection[tuple[str, str]]) -> dict[tuple[str, str], Party]:
     numbers = {name: ids.account_number(name) for name, _ in wanted if name.startswith("acc_")}
     named = [(name, asset) for name, asset in wanted if numbers.get(name) is None]
     rows = await unit.rows(
@@ -181,9 +208,6 @@ async def parties(unit: Unit, drafts: Sequence[Draft], *, partial: bool) -> dict
         party = by_number.get(numbers.get(name) or 0)
         if party is not None:
             found[name, asset] = party
-    for name, asset in wanted - found.keys():  # rare: say whether it exists in another asset
-        if len(drafts) == 1 and not partial:
-            await account.find(unit, name, asset)
     return found
 
 
