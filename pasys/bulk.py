@@ -21,7 +21,6 @@ Column = NDArray[Any] | Sequence[str | bytes | None] | str | bytes | datetime | 
 _Fixed = NDArray[Any] | bytes | None  # the cells of a column, all of one length
 _HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 _END = b"\xff\xff"
-_NULL = b"\xff\xff\xff\xff"
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 _ONE_UUID = struct.pack(">iiiiii", 1, 0, 2950, 1, 1, 16)  # dimensions, no null, uuid, one of them, from 1, its length
 
@@ -34,12 +33,11 @@ def copy_rows(count: int, columns: Mapping[str, Column]) -> tuple[list[str], byt
     if not free:
         return [*fixed], _HEADER + _fixed(count, fixed, fields=len(laid)).tobytes() + _END
     first, *others = free.values()
-    sizes = np.array([-1 if cell is None else len(cell) for cell in first])
-    rows = _fixed(count, fixed, fields=len(laid), sizes=sizes)
+    rows = _fixed(count, fixed, fields=len(laid), sizes=np.array(_sizes(first)))
     data, width = rows.tobytes(), rows.itemsize
     parts: list[list[bytes]] = [[data[at : at + width] for at in range(0, len(data), width)], _filled(first)]
     for cells in others:
-        parts.append([_NULL if cell is None else len(cell).to_bytes(4, "big") for cell in cells])
+        parts.append([size.to_bytes(4, "big", signed=True) for size in _sizes(cells)])
         parts.append(_filled(cells))
     return [*fixed, *free], b"".join([_HEADER, *chain.from_iterable(zip(*parts, strict=True)), _END])
 
@@ -56,7 +54,7 @@ def copy_pairs(count: int, first: Mapping[str, Column], second: Mapping[str, Col
 
 
 def _filled(cells: list[bytes | None]) -> list[bytes]:
-    return [cell or b"" for cell in cells]
+    return [cell or b"" for cell in cells] if None in cells else cast("list[bytes]", cells)
 
 
 def one_uuid_arrays(ids: NDArray[np.void]) -> NDArray[np.void]:
@@ -82,11 +80,19 @@ def _cells(column: Column) -> _Fixed | list[bytes | None]:
         text, widths = "".join(texts), set(map(len, texts))
         if text and text.isascii() and len(widths) == 1:
             return np.frombuffer(text.encode(), f"V{widths.pop()}")
-    cells = [cell.encode() if isinstance(cell, str) else cell for cell in column]
-    whole = [cell for cell in cells if cell is not None]
-    if len(whole) < len(cells) or len(set(map(len, whole))) != 1 or not whole[0]:
+    ready = {*map(type, column)} <= {bytes, type(None)}
+    encoded = column if ready else [cell.encode() if isinstance(cell, str) else cell for cell in column]
+    cells = cast("list[bytes | None]", encoded)
+    widths = set(_sizes(cells))
+    if len(widths) != 1 or widths <= {0, -1}:
         return cells
-    return np.frombuffer(b"".join(whole), f"V{len(whole[0])}")
+    return np.frombuffer(b"".join(_filled(cells)), f"V{widths.pop()}")
+
+
+def _sizes(cells: Sequence[bytes | None]) -> list[int]:
+    if None in cells:
+        return [-1 if cell is None else len(cell) for cell in cells]
+    return [*map(len, cast("Sequence[bytes]", cells))]
 
 
 def _fixed(

@@ -16,7 +16,6 @@ from datetime import UTC, datetime
 from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any
-from uuid import UUID
 
 import psycopg
 from psycopg import errors as pg_errors
@@ -29,9 +28,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from pasys import ids
 from pasys.config import Settings
-from pasys.driver import connect
+from pasys.driver import array, connect
 from pasys.errors import DatabaseUnavailable, DiskFull, OutcomeUnknown, RequestUnderWay, SchemaOutdated
-from pasys.events import Announcement, Event, encode
+from pasys.events import Announcement, Event, Facts, encode
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import RowMapping
@@ -90,6 +89,7 @@ class Unit:
         self.actor = actor
         self.causes = dict(causes or {})
         self._emitted: list[Event] = []
+        self._facts: list[Facts] = []
         self.changes, self.decided = changes, False
         self.announcements: list[Announcement] = []
         self.in_books = False  # whether it has locked an asset's books
@@ -169,6 +169,11 @@ class Unit:
         self.changes = True
         self._emitted += events
 
+    def emit_many(self, facts: Facts) -> None:
+        """The same for many of one kind, behind all others."""
+        self.changes = True
+        self._facts.append(facts)
+
     def afterwards(self, tell: Callable[[bool], None]) -> None:
         """Have somebody told when this unit has ended: whether it has committed, as far as is known."""
         self._listeners.append(tell)
@@ -185,14 +190,19 @@ class Unit:
     async def write_outbox(self, *, relayed: bool) -> None:
         """Write what was emitted and is not written yet. Called before the commit, whatever was written earlier."""
         emitted, self._emitted = self._emitted, []
+        facts, self._facts = self._facts, []
+        at_once = [one for one in facts if len(one) >= COPY_FROM and not relayed and not self.causes]
+        emitted += [event for one in facts if all(one is not other for other in at_once) for event in one]
         for part in chunks(emitted, ANNOUNCED_AT_ONCE):
             await self._announce(part, relayed=relayed)
         if 0 < len(emitted) < COPY_FROM and not relayed:
             await self.rows("select pg_notify(%(channel)s, '')", channel=OUTBOX_CHANNEL)
+        for one in at_once:
+            await self._announce_many(one)
 
     async def _announce(self, events: Sequence[Event], *, relayed: bool) -> None:
         fresh = ids.many("evt", len(events)) if len(events) > 1 else [ids.new("evt")]
-        correlations = [correlation_of(event) for event in events]
+        correlations = [event.correlation_id for event in events]
         bodies = [
             encode(
                 event,
@@ -217,10 +227,25 @@ class Unit:
             self.announcements += [Announcement(id, f"{subject}.{asset}", body) for id, subject, asset, body in said]
         if relayed or len(fresh) < COPY_FROM:
             await self.rows(_ANNOUNCE, **columns, now=self.now, claim_s=CLAIM_S if relayed else None)
-        else:  # nobody waits for one of so many: they are a backlog from the start, and relays make way for more
-            await self.rows("select pg_advisory_xact_lock_shared(%(key)s)", key=BULK_LOCK)
-            await self.copy("event", len(fresh), **columns, at=self.now)
-            await self.copy("outbox", len(fresh), event_id=fresh, claimed_until=self.now)
+        else:
+            await self._announce_at_once(**columns)
+
+    async def _announce_many(self, facts: Facts) -> None:
+        fresh = ids.many("evt", len(facts))
+        await self._announce_at_once(
+            id=fresh,
+            subject=facts.kind.subject,
+            asset=facts.asset,
+            entity_id=facts.entity_ids,
+            correlation_id=facts.entity_ids,
+            body=facts.encode(fresh, time=self.now, actor=self.actor),
+        )
+
+    async def _announce_at_once(self, id: list[str], **columns: Any) -> None:
+        """Nobody waits for one of so many: they are a backlog from the start, and relays make way for more."""
+        await self.rows("select pg_advisory_xact_lock_shared(%(key)s)", key=BULK_LOCK)
+        await self.copy("event", len(id), id=id, **columns, at=self.now)
+        await self.copy("outbox", len(id), event_id=id, claimed_until=self.now)
 
 
 async def copy_into(driver: psycopg.AsyncConnection[Any], table: str, rows: tuple[list[str], bytes]) -> None:
@@ -229,43 +254,6 @@ async def copy_into(driver: psycopg.AsyncConnection[Any], table: str, rows: tupl
     statement = f"copy {table} ({', '.join(names)}) from stdin (format binary)"
     async with driver.cursor() as cursor, cursor.copy(statement.encode()) as copy:
         await copy.write(data)
-
-
-def array(items: list[Any]) -> str:
-    """A list as PostgreSQL writes an array, for `%(name)s::type[]`. The driver's own way costs four times as much."""
-    kinds = set(map(type, items))
-    kind = kinds.pop() if len(kinds) == 1 else None
-    if kind is str:
-        text = "".join(items)
-        if '"' not in text and "\\" not in text:
-            return '{"' + '","'.join(items) + '"}'
-    if kind is int or kind is UUID:
-        return "{" + ",".join(map(str, items)) + "}"
-    if kind is type(None):
-        return "{" + ",".join(["NULL"] * len(items)) + "}"
-    if kind is datetime:  # most are one and the same
-        known = {at: f'"{at.isoformat()}"' for at in set(items)}
-        return "{" + ",".join([known[at] for at in items]) + "}"
-    return "{" + ",".join(map(_element, items)) + "}"
-
-
-def _element(item: Any) -> str:
-    if item is None:
-        return "NULL"
-    if type(item) is str:
-        escaped = item.replace("\\", "\\\\").replace('"', '\\"')
-        return f'"{escaped}"'
-    if type(item) is bytes:
-        return f'"\\\\x{item.hex()}"'
-    if isinstance(item, datetime):
-        return f'"{item.isoformat()}"'
-    assert isinstance(item, int | float | UUID), f"no array of {type(item).__name__}"
-    return str(item)
-
-
-def correlation_of(event: Event) -> str:
-    """The entity that an event's story is about: its transaction or run, else the event's own entity."""
-    return getattr(event, "transaction_id", None) or getattr(event, "run_id", None) or event.entity_id
 
 
 class Database:

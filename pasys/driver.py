@@ -1,9 +1,11 @@
-"""Connections of PostgreSQL's driver, for the pool and for those who keep one of their own."""
+"""Connections of PostgreSQL's driver, for the pool and for those who keep one of their own; lists as it sends them."""
 
 from __future__ import annotations
 
 import asyncio
+from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 import psycopg
 
@@ -29,3 +31,35 @@ async def connect(conninfo: str = "", **parameters: Any) -> Driver:
 def _abandon(attempt: asyncio.Future[Driver]) -> None:
     if not attempt.cancelled() and attempt.exception() is None:
         attempt.result().pgconn.finish()
+
+
+def array(items: list[Any]) -> str:
+    """A list as PostgreSQL writes an array, for `%(name)s::type[]`. The driver's own way costs four times as much."""
+    kinds = set(map(type, items))
+    kind = kinds.pop() if len(kinds) == 1 else None
+    if kind is str:
+        text = "".join(items)
+        if '"' not in text and "\\" not in text:
+            return '{"' + '","'.join(items) + '"}'
+    if kind is int or kind is UUID:
+        return "{" + ",".join(map(str, items)) + "}"
+    if kind is type(None):
+        return "{" + ",".join(["NULL"] * len(items)) + "}"
+    if kind is datetime:  # most are one and the same
+        known = {at: f'"{at.isoformat()}"' for at in set(items)}
+        return "{" + ",".join([known[at] for at in items]) + "}"
+    return "{" + ",".join(map(_element, items)) + "}"
+
+
+def _element(item: Any) -> str:
+    if item is None:
+        return "NULL"
+    if type(item) is str:
+        escaped = item.replace("\\", "\\\\").replace('"', '\\"')
+        return f'"{escaped}"'
+    if type(item) is bytes:
+        return f'"\\\\x{item.hex()}"'
+    if isinstance(item, datetime):
+        return f'"{item.isoformat()}"'
+    assert isinstance(item, int | float | UUID), f"no array of {type(item).__name__}"
+    return str(item)

@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pasys.cli.import_file import Options, Source, Survey, prepare
+from pasys.cli.import_file import Options, prepare
+from pasys.cli.import_source import Source, Survey
 from pasys.config import Settings
 
 HEADER = "key,kind,from,to,amount,asset,rail,payment_method,effective_at"

@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 
-from pasys.cli.import_file import Outcome, Source, prepare, run
+from pasys.cli.import_file import Outcome, prepare, run
+from pasys.cli.import_source import Source
 from pasys.config import Settings
 from pasys.db import Database
+from pasys.domain.import_row import reader
 from pasys.errors import ImportRefused, ImportUnderWay, InvalidInput, InvalidRows
 from pasys.events import AccountOpened
 from pasys.money import Money
@@ -250,9 +252,10 @@ async def test_atomic_does_not_finish_what_was_begun_otherwise(db: Database, tmp
     """Rows that are committed cannot be taken back, so it says so."""
     path = write(tmp_path / "h.csv", *FUNDED)
     source = Source(path, delimiter=",")
+    nothing = reader(source.layout(), [])([], [])
     async with db.unit() as unit:
         batch = await import_batch.begin(unit, file_name="h.csv", file_hash=source.hash, rows_total=2)
-        await import_batch.advance(unit, batch.id, [], done=0, count=1)
+        await import_batch.advance(unit, batch.id, nothing, done=0, count=1)
     with pytest.raises(InvalidInput, match="atomic"):
         await imported(db, path, atomic=True)
 

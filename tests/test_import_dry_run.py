@@ -17,7 +17,8 @@ from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
 from pasys import ids
-from pasys.cli.import_file import Answer, Options, Outcome, Source, prepare, run
+from pasys.cli.import_file import Answer, Options, Outcome, prepare, run
+from pasys.cli.import_source import Source
 from pasys.config import Settings
 from pasys.db import Database
 from pasys.errors import ImportRefused, InvalidInput, InvalidRows, Rejected

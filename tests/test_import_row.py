@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pasys.cli.import_file import Source
+from pasys.cli.import_source import Source
 from pasys.domain.import_row import read_header, reader
 from pasys.errors import InvalidInput, InvalidRows
 from pasys.money import Money
@@ -19,7 +19,7 @@ RAILS = ("book", "instant", "stripe")
 
 def read(text: str, header: str = HEADER) -> Any:
     """One row, as the reader reads it."""
-    return reader(read_header(header.split(",")), RAILS)(2, text.split(","))
+    return reader(read_header(header.split(",")), RAILS)([2], [text.split(",")])[0]
 
 
 def test_a_row_is_read_exactly() -> None:
@@ -136,3 +136,33 @@ def test_a_name_that_cannot_be_opened_is_a_bad_row(tmp_path: Path) -> None:
     """Named by line and field before anything is written."""
     with pytest.raises(InvalidRows, match="line 2: to:"):
         checked(write(tmp_path / "n.csv", "1,deposit,,a b,9,USD,,,"))
+
+
+def test_each_bad_row_of_many_is_found(tmp_path: Path) -> None:
+    """Wherever it stands among good ones, and whatever is wrong with it; of two equal keys the later one."""
+    rows = [f"k{n},deposit,,c{n % 7},1,USD,,," for n in range(9_000)]
+    bad = {0: "amount", 17: "asset", 3_999: "key", 4_000: "to", 8_998: "key", 8_999: "row"}
+    rows[0], rows[17] = "k0,deposit,,ada,x,USD,,,", "k17,deposit,,ada,1,XXQ,,,"
+    rows[3_999], rows[4_000] = rows[3_998], "k,deposit,,a b,1,USD,,,"
+    rows[8_998], rows[8_999] = rows[5], "k8999,deposit"
+    with pytest.raises(InvalidRows) as refused:
+        checked(write(tmp_path / "m.csv", *rows))
+    found = refused.value.facts["invalid_rows"]
+    assert {one.line - 2: one.field for one in found} == bad
+    assert [one.message for one in found if one.field == "key"] == [
+        "key: 'k3998' stands on line 4000 already",
+        "key: 'k5' stands on line 7 already",
+    ]
+
+
+def test_who_sells_also_buys(tmp_path: Path) -> None:
+    """Whoever receives a payment anywhere is a merchant, all others customers; public ids open nothing."""
+    rows = ["1,,shop,ben,1,USD,,,", "2,payment,ada,shop,1,USD,,,", "3,,shop,acc_0000000000001,1,USD,,,"]
+    more = ["4,,eve,mall,1,USD,stripe,,", "5,,mall,eve,1,USD,,,", "6,,ada,ben,1,EUR,,,"]
+    found = checked(write(tmp_path / "s.csv", *rows, *more))
+    dollars = {"shop": "merchant", "ben": "customer", "ada": "customer", "eve": "customer", "mall": "merchant"}
+    assert found.accounts == {(name, "USD"): kind for name, kind in dollars.items()} | {
+        ("ada", "EUR"): "customer",
+        ("ben", "EUR"): "customer",
+    }
+    assert (found.rails_used, found.assets_outside) == ({"book", "stripe"}, {"USD"})

@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pasys import money
-from pasys.db import array
+from pasys.driver import array
 from pasys.errors import Dust, InvalidAmount, UnknownAsset
 from pasys.money import MINOR_MAX, Money, allocate, asset_of, format_minor, from_chain, parse, to_chain
 

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from pasys.config import Settings
-from pasys.db import Database
+from pasys.db import Database, Unit
 from pasys.errors import AccountNotFound, RequestUnderWay
 from pasys.money import Money
-from pasys.service import account, ledger, transaction
+from pasys.service import account, ledger, transaction, transaction_draft
 from pasys.service.transaction import Created, Draft, Turn
 from tests.ledger_kit import until_waiting
 from tests.support import eventually
@@ -342,3 +342,37 @@ async def test_two_assets_are_locked_before_a_partition_is_begun(
             await until_waiting(unit)
             await transaction.create_many(unit, dollars, partial=True)
         assert [made.refusal for made in await waiting] == [None] * 6
+
+
+async def test_an_account_is_asked_for_once(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches that one caller creates remember the accounts that they have met, as long as those are not too many; who
+    was not there is looked for again."""
+    asked: list[list[str]] = []
+    rows = Unit.rows
+
+    async def counted(unit: Unit, sql: str, **values: Any) -> list[Any]:
+        if sql == transaction_draft.SQL["accounts"]:
+            asked.append(sorted(values["names"]))
+        return await rows(unit, sql, **values)
+
+    async def create(*drafts: Draft, turn: Turn) -> list[str | None]:
+        async with db.unit() as unit:
+            made = await transaction.create_many(unit, drafts, partial=True, turn=turn)
+        turn.committed.set()
+        return [one.refusal and one.refusal.code for one in made]
+
+    monkeypatch.setattr(transaction, "BOOK_FROM", 1)
+    monkeypatch.setattr(Unit, "rows", counted)
+    await open_ada(db)
+    first, one = Turn(), Money(1, "USD")
+    batch = [Draft(one, credit="ada"), Draft(one, credit="ben")]
+    assert await create(*batch, turn=first) == [None, "account_not_found"]
+    async with db.unit() as unit:
+        await account.open(unit, name="ben", type="customer", asset="USD")
+    second = Turn(first)
+    assert await create(*batch, turn=second) == [None, None]
+    assert await create(*batch, turn=(third := Turn(second))) == [None, None]
+    assert asked == [["ada", "ben"], ["ben"]]
+    monkeypatch.setattr(transaction_draft, "MET_MAX", 1)
+    assert await create(*batch, turn=Turn(third)) == [None, None]
+    assert asked == [["ada", "ben"], ["ben"], ["ada", "ben"]]

@@ -201,6 +201,7 @@ async def _steadily(db: Database, rate: int, seconds: int) -> int:
 async def _import(db: Database, payments: int) -> tuple[int, int]:
     """A file, as `pasys tx import` takes it: checked in full, then created in chunks. The checking is counted, too."""
     from pasys.cli import import_file
+    from pasys.cli.import_source import Source
     from pasys.cli.transaction import BATCH_SIZE
 
     file = db.settings.home_path / "bench.csv"
@@ -209,7 +210,7 @@ async def _import(db: Database, payments: int) -> tuple[int, int]:
     options = import_file.Options(
         open_accounts=False, atomic=False, dry_run=False, skip_invalid=False, batch_size=BATCH_SIZE
     )
-    source = import_file.Source(file, delimiter=",")
+    source = Source(file, delimiter=",")
     found = import_file.prepare(source, options, lambda *_: None)
     outcome = await import_file.run(db, source, found, options, lambda *_: None)
     return outcome.created, BATCH_SIZE

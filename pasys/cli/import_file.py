@@ -1,4 +1,4 @@
-"""A CSV file is read once, checked as a whole, and then handed to the books a chunk at a time.
+"""A CSV file that was checked as a whole is handed to the books a chunk at a time.
 
 The next chunk is parsed while the database works on the last one.
 """
@@ -7,33 +7,27 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import csv
 import gc
-import hashlib
-import io
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from pasys.adapters import installed_psps, open_psp
+from pasys.cli.import_source import Progress, Source, Survey, parsed, survey
 from pasys.db import CONNECTIONS_MAX, Database, Unit, chunks
-from pasys.domain.import_row import BadRow, Layout, Row, accounts_of, bad_row, read_header, reader
+from pasys.domain.import_row import BadRow, Rows
 from pasys.domain.transaction import BOOK
-from pasys.errors import ImportRefused, InvalidInput, InvalidRows, Rejected
+from pasys.errors import ImportRefused, InvalidInput, InvalidRows
 from pasys.service import import_batch
 from pasys.service.import_batch import Refusal, Wanted
 from pasys.service.ledger_poster import Poster
 from pasys.service.transaction import Created, Turn
 
-FILE_BYTES_MAX = 512 * 2**20
-BAD_ROWS_LISTED_MAX = 100
 ACCOUNTS_A_UNIT = 2_000
 UNITS_AT_A_TIME = CONNECTIONS_MAX
 LAG_MAX = 16_384  # transfers: a payment that is settled meanwhile waits until what lags is added up
 OBJECTS_BETWEEN_COLLECTIONS = 1_000_000
-Progress = Callable[[str, int, int], None]  # what is being done, rows done, rows in all
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,140 +72,9 @@ class Outcome:
     answers: list[Answer] = field(default_factory=list)
 
 
-# The file ------------------------------------------------------------------------------------------------------------
-
-
-class Source:
-    """The bytes of a file, and the cells of its lines."""
-
-    def __init__(self, path: Path, *, delimiter: str) -> None:
-        if len(delimiter) != 1 or delimiter in '"\r\n':
-            raise InvalidInput(field="delimiter", reason=f"{delimiter!r} is not one character that can separate")
-        self.name, self._delimiter = path.name, delimiter
-        try:
-            with path.open("rb") as file:
-                self._content = file.read(FILE_BYTES_MAX + 1)
-        except OSError as error:
-            raise InvalidInput(field="file", reason=f"{path}: {error.strerror}") from None
-        if len(self._content) > FILE_BYTES_MAX:
-            raise InvalidInput(field="file", reason=f"{path} has more than {FILE_BYTES_MAX >> 20} MiB; split it")
-        if b"\0" in self._content:
-            line = self._content.count(b"\n", 0, self._content.index(b"\0")) + 1
-            raise InvalidInput(field="file", reason=f"line {line} has a NUL byte; save the file as UTF-8")
-        self.hash = hashlib.sha256(self._content).digest()
-
-    def lines(self) -> Iterator[tuple[int, list[str]]]:
-        """The line on which a row begins, and its cells; the header comes first. Empty lines are left out."""
-        text = io.TextIOWrapper(io.BytesIO(self._content), encoding="utf-8-sig", newline="")
-        rows = csv.reader(text, delimiter=self._delimiter, strict=True)
-        while True:
-            line = rows.line_num + 1
-            try:
-                cells = next(rows)
-            except StopIteration:
-                return
-            except csv.Error as error:
-                raise InvalidInput(field="file", reason=f"line {line} is no CSV: {error}") from None
-            except UnicodeDecodeError as error:
-                raise InvalidInput(field="file", reason=f"at line {line} or soon after: {error}") from None
-            if any(cells) and not all(map(_blank, cells)):
-                yield line, cells
-
-    def layout(self) -> Layout:
-        """The header's. Raises InvalidInput, which names the column."""
-        _, header = next(self.lines(), (1, []))
-        if not header:
-            raise InvalidInput(field="file", reason=f"{self.name} is empty")
-        try:
-            return read_header(header)
-        except InvalidInput:
-            other = next((other for other in ";\t|" if len(header) == 1 and other in header[0]), None)
-            if other is None:
-                raise
-            reason = f"the columns are separated by {other!r}; say so with --delimiter"
-            raise InvalidInput(field="delimiter", reason=reason) from None
-
-
-def _blank(cell: str) -> bool:
-    return not cell or cell.isspace()
-
-
-@dataclass(slots=True)
-class Survey:
-    """What a file holds, found before anything is written."""
-
-    layout: Layout
-    rails: frozenset[str]
-    rows: int = 0
-    bad: list[BadRow] = field(default_factory=list)
-    bad_lines: set[int] = field(default_factory=set)
-    accounts: dict[tuple[str, str], str] = field(default_factory=dict)
-    rails_used: set[str] = field(default_factory=set)
-    assets_outside: set[str] = field(default_factory=set)  # of rows in which an account of the system's takes part
-
-    def refuse(self, line: int, key: str | None, no: Rejected) -> None:
-        self.bad_lines.add(line)
-        if len(self.bad) < BAD_ROWS_LISTED_MAX:
-            self.bad.append(bad_row(line, key, no))
-
-    def wants(self, row: Row) -> None:
-        for name, account_type in accounts_of(row):
-            if self.accounts.get((name, row.amount.asset)) != "merchant":  # who sells also buys
-                self.accounts[name, row.amount.asset] = account_type
-
-
-def survey(source: Source, rails: Collection[str], *, accounts: bool, progress: Progress) -> Survey:
-    """Read the whole file and check every row of it. Raises InvalidInput for what is wrong with the file itself."""
-    found = Survey(source.layout(), frozenset(rails))
-    read, seen = reader(found.layout, found.rails), {}
-    key_at = found.layout.place.get("key")
-    lines = source.lines()
-    next(lines)
-    for line, cells in lines:
-        found.rows += 1
-        try:
-            row = read(line, cells)
-            if row.key is not None and seen.setdefault(row.key, line) != line:
-                raise InvalidInput(field="key", reason=f"{row.key!r} stands on line {seen[row.key]} already")
-            if accounts:
-                found.wants(row)
-            found.rails_used.add(row.rail)
-            if row.debit is None or row.credit is None or row.rail != BOOK:
-                found.assets_outside.add(row.amount.asset)
-        except Rejected as no:
-            key = cells[key_at].strip() if key_at is not None and key_at < len(cells) else None
-            found.refuse(line, key or None, no)
-        if not found.rows % 5_000:
-            progress("checking", found.rows, 0)
-    if not found.rows:
-        raise InvalidInput(field="file", reason=f"{source.name} has a header and no rows")
-    return found
-
-
-def parsed(source: Source, found: Survey, *, done: int, size: int) -> Iterator[tuple[int, list[Row]]]:
-    """The rows behind the first `done`, a chunk at a time: how many the file has there, and those that are valid."""
-    read = reader(found.layout, found.rails)
-    rows: list[Row] = []
-    count = 0
-    for ordinal, (line, cells) in enumerate(source.lines()):
-        if ordinal <= done:  # the header, and what is done
-            continue
-        count += 1
-        if line not in found.bad_lines:
-            rows.append(read(line, cells))
-        if count == size:
-            yield count, rows
-            rows, count = [], 0
-    if count:
-        yield count, rows
-
-
-# The import ----------------------------------------------------------------------------------------------------------
-
-
 @contextlib.contextmanager
 def _rare_collections() -> Iterator[None]:
-    """Look for circles of objects now and then only: rows are tuples, of which there are many, and none holds itself.
+    """Look for circles of objects now and then only: cells are in lists, which are many, and none holds itself.
 
     A seventh of the import's own time went into looking.
     """
@@ -290,14 +153,14 @@ class _Import:
     async def _in_turn(self, db: Database, batch: import_batch.Batch, poster: Poster) -> None:
         """Several chunks at a time: while one is posted, the next are written, and wait for their turn to be posted."""
 
-        async def one(rows: list[Row], done: int, count: int, turn: Turn) -> None:
+        async def one(rows: Rows, done: int, count: int, turn: Turn) -> None:
             async with db.unit() as unit:
                 answers = await import_batch.advance(
                     unit, batch.id, rows, done=done, count=count, turn=turn, post=poster.post_in
                 )
             turn.committed.set()
             room.release()
-            self._count(rows, answers, done + count)
+            self._count(answers, done + count)
 
         done, room, turn = batch.rows_done, asyncio.Semaphore(UNITS_AT_A_TIME), None
         try:
@@ -362,7 +225,7 @@ class _Import:
         async for count, rows in self._chunks(done):
             answers = await import_batch.advance(unit, batch.id, rows, done=done, count=count)
             done += count
-            self._count(rows, answers, done)
+            self._count(answers, done)
             refused = import_batch.refusals_of(rows, answers)
             self.outcome.refusals += refused
             if self._options.dry_run:
@@ -370,26 +233,29 @@ class _Import:
         self.outcome.refused = len(self.outcome.refusals)
 
     def _accounts(self) -> Iterator[list[Wanted]]:
-        wanted = sorted(Wanted(name, asset, kind) for (name, asset), kind in self._found.accounts.items())
+        accounts = sorted(self._found.accounts.items())
+        wanted = [Wanted(name, asset, account_type) for (name, asset), account_type in accounts]
         return (list(portion) for portion in chunks(wanted, ACCOUNTS_A_UNIT))
 
-    async def _chunks(self, done: int) -> AsyncIterator[tuple[int, list[Row]]]:
+    async def _chunks(self, done: int) -> AsyncIterator[tuple[int, Rows]]:
         portions = parsed(self._source, self._found, done=done, size=self._options.batch_size)
         upcoming: asyncio.Future[Any] = asyncio.ensure_future(asyncio.to_thread(next, portions, None))
         while (portion := await upcoming) is not None:
             upcoming = asyncio.ensure_future(asyncio.to_thread(next, portions, None))
             yield portion
 
-    def _count(self, rows: list[Row], answers: list[Created], done: int) -> None:
-        self.outcome.created += sum(answer.refusal is None and not answer.replayed for answer in answers)
-        self.outcome.replayed += sum(answer.replayed for answer in answers)
+    def _count(self, answers: list[Created], done: int) -> None:
+        refused = sum([answer.refusal is not None for answer in answers])
+        replayed = sum([answer.replayed for answer in answers])
+        self.outcome.created += len(answers) - refused - replayed
+        self.outcome.replayed += replayed
         self._progress("importing", done, self._found.rows)
 
 
-def _answers(rows: list[Row], answers: list[Created], refused: list[Refusal]) -> Iterator[Answer]:
+def _answers(rows: Rows, answers: list[Created], refused: list[Refusal]) -> Iterator[Answer]:
     why = {refusal.line: refusal for refusal in refused}
-    for row, answer in zip(rows, answers, strict=True):
-        if refusal := why.get(row.line):
-            yield Answer(row.line, row.key, "refused", None, refusal.rule, refusal.message)
+    for line, key, answer in zip(rows.line, rows.key, answers, strict=True):
+        if refusal := why.get(line):
+            yield Answer(line, key, "refused", None, refusal.rule, refusal.message)
         else:
-            yield Answer(row.line, row.key, "replayed" if answer.replayed else "created", answer.status, None, None)
+            yield Answer(line, key, "replayed" if answer.replayed else "created", answer.status, None, None)

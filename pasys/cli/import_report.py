@@ -13,7 +13,8 @@ from pasys.cli.output import fields_of
 from pasys.errors import InvalidRows, RowsRefused
 
 if TYPE_CHECKING:
-    from pasys.cli.import_file import Outcome, Progress
+    from pasys.cli.import_file import Outcome
+    from pasys.cli.import_source import Progress
 
 LISTED_MAX = 20  # rows that a person is shown; programs get all
 _ROW_LISTS = ("refusals", "invalid_rows", "answers")

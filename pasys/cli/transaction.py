@@ -310,9 +310,10 @@ def import_(
 
     from pasys.cli import import_file
     from pasys.cli.import_report import bar, report
+    from pasys.cli.import_source import Source
 
     settings()  # the tokens of pasys.toml are assets too
-    source = import_file.Source(Path(file), delimiter=delimiter)
+    source = Source(Path(file), delimiter=delimiter)
     options = import_file.Options(
         open_accounts=open_accounts,
         atomic=atomic,

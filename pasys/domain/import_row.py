@@ -6,7 +6,7 @@ a payment is a merchant.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from difflib import get_close_matches
@@ -52,6 +52,32 @@ class Row(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class Rows:
+    """Rows as columns, a field of Row each: a row by itself costs more than all that is found out about it.
+
+    `asset` has the codes of the amounts' assets.
+    """
+
+    line: Sequence[int]
+    key: Sequence[str | None]
+    kind: Sequence[Kind | None]
+    debit: Sequence[str | None]
+    credit: Sequence[str | None]
+    amount: Sequence[Money]
+    rail: Sequence[str]
+    payment_method: Sequence[str | None]
+    effective_at: Sequence[datetime | None]
+    metadata: Sequence[dict[str, str] | None]
+    asset: Sequence[str]
+
+    def __len__(self) -> int:
+        return len(self.line)
+
+    def __getitem__(self, at: int) -> Row:
+        return Row(*[getattr(self, name)[at] for name in Row._fields])
+
+
+@dataclass(frozen=True, slots=True)
 class BadRow:
     """A row that cannot be asked for, and why: the field, the rule's name and a sentence."""
 
@@ -83,36 +109,67 @@ def read_header(names: Sequence[str]) -> Layout:
     return Layout(len(columns), place, others)
 
 
-def reader(layout: Layout, rails: Collection[str]) -> Callable[[int, Sequence[str]], Row]:
-    """What turns the cells of a line into a Row. It raises InvalidInput, InvalidAmount, UnknownAsset, UnknownRail."""
-    at = layout.place.get
-    places = [at(name, layout.width) for name in COLUMNS]  # an absent column reads the empty cell behind the last
-    key_at, kind_at, from_at, to_at, amount_at, asset_at, rail_at, method_at, effective_at_at = places
-    width, others = layout.width, layout.others
+def reader(layout: Layout, rails: Collection[str]) -> Callable[[Sequence[int], Sequence[Sequence[str]]], Rows]:
+    """What turns lines, of which it takes numbers and cells, into Rows.
 
-    judged = _Judged(rails)
-    amounts: dict[tuple[str, str], Money] = {}  # most files say the same few again and again
+    It raises InvalidInput, InvalidAmount, UnknownAsset or UnknownRail where one of them is wrong, and says what is
+    where there is but one.
+    """
+    judged, amounts = _Judged(rails), _Amounts()
 
-    def read(line: int, cells: Sequence[str]) -> Row:
-        if len(cells) != width:
-            raise InvalidInput(field="row", reason=f"it has {len(cells)} fields; the header names {width}")
-        cell = [*map(str.strip, cells), ""]
-        debit, credit, key = cell[from_at] or None, cell[to_at] or None, cell[key_at] or None
-        if key is not None and len(key) > KEY_MAX:
-            raise InvalidInput(field="key", reason=f"it has {len(key)} characters; {KEY_MAX} are the most")
-        kind, rail, asset = judged[cell[kind_at], cell[rail_at], cell[asset_at], debit is None, credit is None]
-        if debit == credit:
-            raise InvalidInput(field="to", reason=f"{credit} would pay itself")
-        amount = amounts.get((cell[amount_at], asset))
-        if amount is None:
-            amount = parse(cell[amount_at], asset)
-            if len(amounts) < AMOUNTS_MAX:
-                amounts[cell[amount_at], asset] = amount
-        method, effective_at = cell[method_at] or None, _moment(cell[effective_at_at])
-        metadata = {name: cell[at] for name, at in others if cell[at]} or None if others else None
-        return Row(line, key, kind, debit, credit, amount, rail, method, effective_at, metadata)
+    def read(lines: Sequence[int], cells: Sequence[Sequence[str]]) -> Rows:
+        for count in {*map(len, cells)} - {layout.width}:
+            raise InvalidInput(field="row", reason=f"it has {count} fields; the header names {layout.width}")
+        none, absent = [[]] * layout.width, [""] * len(lines)
+        columns = [[*map(str.strip, column)] for column in zip(*cells, strict=True)] or none
+        said = {name: columns[layout.place[name]] if name in layout.place else absent for name in COLUMNS}
+        long = max(map(len, said["key"]), default=0)
+        if long > KEY_MAX:
+            raise InvalidInput(field="key", reason=f"it has {long} characters; {KEY_MAX} are the most")
+        debit, credit = _optional(said["from"]), _optional(said["to"])
+        named = [name is None for name in debit], [name is None for name in credit]
+        verdicts = [judged[one] for one in zip(said["kind"], said["rail"], said["asset"], *named, strict=True)]
+        asset = [verdict[2] for verdict in verdicts]
+        for name in [name for name, other in zip(debit, credit, strict=True) if name == other][:1]:
+            raise InvalidInput(field="to", reason=f"{name} would pay itself")
+        return Rows(
+            line=lines,
+            key=_optional(said["key"]),
+            kind=[verdict[0] for verdict in verdicts],
+            debit=debit,
+            credit=credit,
+            amount=[amounts[one] for one in zip(said["amount"], asset, strict=True)],
+            rail=[verdict[1] for verdict in verdicts],
+            payment_method=_optional(said["payment_method"]),
+            effective_at=[*map(_moment, said["effective_at"])] if any(said["effective_at"]) else [None] * len(lines),
+            metadata=_metadata({name: columns[at] for name, at in layout.others}, len(lines)),
+            asset=asset,
+        )
 
     return read
+
+
+def _optional(texts: list[str]) -> list[str | None]:
+    return [text or None for text in texts]
+
+
+def _metadata(columns: Mapping[str, list[str]], count: int) -> list[dict[str, str] | None]:
+    if not columns:
+        return [None] * count
+    return [
+        {name: text for name, text in zip(columns, texts, strict=True) if text} or None
+        for texts in zip(*columns.values(), strict=True)
+    ]
+
+
+class _Amounts(dict[tuple[str, str], Money]):
+    """Amounts by text and asset: most files say the same few again and again."""
+
+    def __missing__(self, said: tuple[str, str]) -> Money:
+        amount = parse(*said)
+        if len(self) < AMOUNTS_MAX:
+            self[said] = amount
+        return amount
 
 
 class _Judged(dict[tuple[str, str, str, bool, bool], tuple[Kind | None, str, str]]):
@@ -163,20 +220,37 @@ def bad_row(line: int, key: str | None, no: Rejected) -> BadRow:
     return BadRow(line, key, str(field), no.code, str(no))
 
 
-def accounts_of(row: Row) -> list[tuple[str, str]]:
-    """The accounts that a row needs, as (name, type): who pays is a customer, who receives a payment a merchant.
+def accounts_of(rows: Rows, known: Mapping[tuple[str, str], str]) -> dict[tuple[str, str], str]:
+    """The accounts that rows need and `known` lacks, or has as another type, by (name, asset): who pays is a customer,
+    and who receives a payment a merchant; who sells also buys.
 
-    Public ids and the system's own names are left out: nobody opens those. Raises InvalidInput for what cannot be a
+    Public ids and the system's own names are left out: nobody opens those. Raises InvalidInput where one cannot be a
     name.
     """
-    payment = row.kind is Kind.PAYMENT or (row.kind is None and row.rail != BOOK and row.debit is not None)
-    found = []
-    if row.debit is not None and _opened(row.debit, "customer", "from"):
-        found.append((row.debit, "customer"))
-    receiver = "merchant" if payment else "customer"
-    if row.credit is not None and _opened(row.credit, receiver, "to"):
-        found.append((row.credit, receiver))
+    paid = {
+        (name, asset)
+        for name, asset, kind, rail, debit in zip(
+            rows.credit, rows.asset, rows.kind, rows.rail, rows.debit, strict=True
+        )
+        if kind is Kind.PAYMENT or (kind is None and rail != BOOK and debit is not None)
+    }
+    payers = {one for one in zip(rows.debit, rows.asset, strict=True) if one not in known}
+    others = {one for one in zip(rows.credit, rows.asset, strict=True) if one not in known} - paid
+    merchants = {(name, asset) for name, asset in paid if name and known.get((name, asset)) != "merchant"}
+    found: dict[tuple[str, str], str] = {}
+    for wanted, account_type, field in (
+        (payers, "customer", "from"),
+        (others, "customer", "to"),
+        (merchants, "merchant", "to"),
+    ):
+        for name, asset in wanted:
+            if name is not None and _opened(name, account_type, field):
+                found[name, asset] = account_type
     return found
+
+
+def _pays(kind: Kind | None, rail: str, debit: str | None) -> bool:
+    return kind is Kind.PAYMENT or (kind is None and rail != BOOK and debit is not None)
 
 
 @lru_cache(maxsize=NAMES_MAX)

@@ -16,6 +16,7 @@ from pasys.events.base import Announcement as Announcement
 from pasys.events.base import encode as encode
 from pasys.events.base import decode as decode
 from pasys.events.base import pattern as pattern
+from pasys.events.facts import Facts as Facts
 from pasys.events.account import AccountOpened as AccountOpened
 from pasys.events.account import AccountChanged as AccountChanged
 from pasys.events.transaction import TransactionCreated as TransactionCreated

@@ -26,6 +26,11 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
         """The id of what the event is about; events of one entity share a lane."""
         return getattr(self, self.about)
 
+    @property
+    def correlation_id(self) -> str:
+        """The id of what the event's story is about: its transaction or run, else what the event itself is about."""
+        return getattr(self, "transaction_id", None) or getattr(self, "run_id", None) or self.entity_id
+
 
 E = TypeVar("E", bound=Event)
 

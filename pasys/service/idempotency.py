@@ -6,7 +6,7 @@ name the result of. The later of two equal requests waits for the earlier one to
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from psycopg.errors import UniqueViolation
 
@@ -15,12 +15,22 @@ from pasys.errors import IdempotencyMismatch, InvalidInput
 
 SQL = queries("transaction")
 KEY_BYTES_MAX = 1_000
+UTF8_BYTES_MAX = 4  # of one character
 
 
 def check(key: str) -> None:
     """Raises InvalidInput for what is no key: an empty one is a variable that nobody set, and stands for nothing."""
     if not key.strip() or "\0" in key or len(key.encode()) > KEY_BYTES_MAX:
         raise InvalidInput(field="key", reason=f"it is text of 1 to {KEY_BYTES_MAX} bytes, and not only blanks")
+
+
+def are_sound(keys: Collection[str]) -> bool:
+    """True where all of them are keys for certain; where one may not be, each has to be checked."""
+    return (
+        max(map(len, keys), default=0) * UTF8_BYTES_MAX <= KEY_BYTES_MAX
+        and "\0" not in "".join(keys)
+        and all(map(str.strip, keys))
+    )
 
 
 async def take_many(

@@ -13,13 +13,13 @@ from datetime import datetime
 from pasys import ids
 from pasys.db import Unit, queries
 from pasys.domain import account as account_rules
-from pasys.domain.import_row import Row
+from pasys.domain.import_row import Row, Rows
 from pasys.errors import ImportUnderWay, Rejected, TransferRefused
 from pasys.events import AccountOpened
 from pasys.money import Money
 from pasys.service import transaction
 from pasys.service.ledger import ensure_asset, post_many
-from pasys.service.transaction import Created, Draft, PostMany, Turn
+from pasys.service.transaction import Created, Drafts, PostMany, Turn
 
 SQL = queries("import_batch")
 
@@ -96,7 +96,7 @@ async def ensure_assets(unit: Unit, assets: Sequence[str]) -> None:
 async def advance(
     unit: Unit,
     batch_id: str,
-    rows: Sequence[Row],
+    rows: Rows,
     *,
     done: int,
     count: int,
@@ -109,8 +109,7 @@ async def advance(
     rows may be advanced while these are written; `post` is the door by which they come into the books.
     """
     turn = turn or Turn()
-    drafts = [_draft(row, batch_id) for row in rows]
-    answers = await transaction.create_many(unit, drafts, partial=True, turn=turn, post=post)
+    answers = await transaction.create_many(unit, _drafts(rows, batch_id), partial=True, turn=turn, post=post)
     if await unit.row(SQL["advance"], id=batch_id, done=done, count=count, now=unit.now) is None:
         raise ImportUnderWay(batch_id=batch_id)
     refused = refusals_of(rows, answers)
@@ -126,16 +125,25 @@ async def advance(
     return answers
 
 
-def _draft(row: Row, batch_id: str) -> Draft:
-    line, key, kind, debit, credit, amount, rail, payment_method, effective_at, metadata = row
-    key = key or f"{batch_id}:{line}"
-    return Draft(amount, rail, kind, debit, credit, payment_method, effective_at, metadata, key, batch_id)
+def _drafts(rows: Rows, batch_id: str) -> Drafts:
+    return Drafts(
+        amount=rows.amount,
+        rail=rows.rail,
+        kind=rows.kind,
+        debit=rows.debit,
+        credit=rows.credit,
+        payment_method=rows.payment_method,
+        effective_at=rows.effective_at,
+        metadata=rows.metadata,
+        key=[key or f"{batch_id}:{line}" for key, line in zip(rows.key, rows.line, strict=True)],
+        batch_id=[batch_id] * len(rows),
+        asset=rows.asset,
+    )
 
 
-def refusals_of(rows: Sequence[Row], answers: Sequence[Created]) -> list[Refusal]:
+def refusals_of(rows: Rows, answers: Sequence[Created]) -> list[Refusal]:
     """The refused ones among the answers to rows, in the order of the file."""
-    pairs = zip(rows, answers, strict=True)
-    return [_refusal(row, answer.refusal) for row, answer in pairs if answer.refusal is not None]
+    return [_refusal(rows[at], no) for at, answer in enumerate(answers) if (no := answer.refusal) is not None]
 
 
 def _refusal(row: Row, no: Rejected) -> Refusal:

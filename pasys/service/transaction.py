@@ -26,6 +26,7 @@ from pasys.service.transaction_draft import (
     OPERATION,
     Created,
     Draft,
+    Drafts,
     Parties,
     PostMany,
     Systems,
@@ -39,7 +40,7 @@ from pasys.service.transaction_draft import (
     systems,
 )
 
-__all__ = ["OPERATION", "Created", "Draft", "PostMany", "Turn", "create", "create_many"]
+__all__ = ["OPERATION", "Created", "Draft", "Drafts", "PostMany", "Turn", "create", "create_many"]
 
 SQL = queries("transaction")
 BOOK_FROM = 500  # drafts, all by book: below, columns cost more than objects
@@ -77,7 +78,7 @@ async def create(unit: Unit, draft: Draft) -> Created:
 
 async def create_many(
     unit: Unit,
-    drafts: Sequence[Draft],
+    drafts: Sequence[Draft] | Drafts,
     *,
     partial: bool,
     turn: Turn | None = None,
@@ -89,10 +90,11 @@ async def create_many(
     by which partial batches come into the books: that of a Poster, for volume.
     """
     turn = turn or Turn()
-    if partial and len(drafts) >= BOOK_FROM and all(draft.rail == BOOK for draft in drafts):
+    drafts = drafts if isinstance(drafts, Drafts) else Drafts.of(drafts)
+    if partial and len(drafts) >= BOOK_FROM and {*drafts.rail} == {BOOK}:
         return await transaction_book.create_many(unit, drafts, turn=turn, post=post)
     named = ids.many("tx", len(drafts)) if len(drafts) > 1 else [ids.new("tx")]
-    plans = [_Plan(draft, id) for draft, id in zip(drafts, named, strict=False)]
+    plans = [_Plan(drafts[at], named[at]) for at in range(len(drafts))]
     await turn.claim()
     async with unit.briefly():
         claims = await claim(unit, drafts, named)

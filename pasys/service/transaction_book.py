@@ -6,8 +6,10 @@ Rules, sentences, locks and rows are the same; only the objects between them are
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import compress
+from typing import Any, TypeVar
 from uuid import UUID
 
 import msgspec
@@ -21,42 +23,47 @@ from pasys.domain.ledger import Result
 from pasys.domain.ledger_columns import NEVER, Columns, Int64s, micros
 from pasys.domain.transaction import BOOK, Kind, Status
 from pasys.errors import Rejected, TransferRefused
-from pasys.events import TransactionSucceeded
+from pasys.events import Facts, TransactionSucceeded
 from pasys.service import ledger
 from pasys.service.transaction_draft import (
     Claims,
     Created,
-    Draft,
+    Drafts,
     Parties,
     PostMany,
     Systems,
     Turn,
+    all_sides,
     answers,
     claim,
-    outside,
     parties,
     sides,
     systems,
 )
 
 SQL = queries("transaction")
+_T = TypeVar("_T")
 
 
 @dataclass(slots=True)
 class _Part:
     """The drafts of one asset that have been laid out: where each stands in the batch, and its columns."""
 
-    at: list[int] = field(default_factory=list)
-    kind: list[Kind] = field(default_factory=list)
-    debit: list[int] = field(default_factory=list)
-    credit: list[int] = field(default_factory=list)
+    at: Sequence[int]
+    kind: Sequence[Kind]
+    debit: Sequence[int]
+    credit: Sequence[int]
+
+    def of(self, column: Sequence[_T]) -> Sequence[_T]:
+        """What a column of the whole batch has for these."""
+        return column if len(self.at) == len(column) else [column[at] for at in self.at]
 
 
 class _Book:
     """One batch on its way."""
 
-    def __init__(self, unit: Unit, drafts: Sequence[Draft]) -> None:
-        self._unit, self._drafts = unit, drafts
+    def __init__(self, unit: Unit, drafts: Drafts) -> None:
+        self._unit, self._drafts, self._minor = unit, drafts, drafts.minor()
         self._ids = ids.many("tx", len(drafts))
         self._claims = Claims()
 
@@ -82,38 +89,54 @@ class _Book:
         return await answers(self._unit, fresh, replays=claims.replays, refusals=claims.refusals)
 
     def _lay_out(self, known: Parties, others: Systems) -> dict[str, _Part]:
+        """What no rule refuses that can be seen from here, by asset."""
+        drafts, claims = self._drafts, self._claims
+        columns = None if claims.refusals or claims.replays else all_sides(drafts, known)
+        at, kinds, debits, credits = self._one_by_one(known) if columns is None else (range(len(drafts)), *columns)
+        assets = [drafts.asset[place] for place in at]
         parts: dict[str, _Part] = {}
+        for asset in {*assets}:
+            mine = [own == asset for own in assets]
+            parts[asset] = _Part(
+                [*compress(at, mine)],
+                [*compress(kinds, mine)],
+                [number or others["external:deposits", asset] for number in compress(debits, mine)],
+                [number or others["external:withdrawals", asset] for number in compress(credits, mine)],
+            )
+        return parts
+
+    def _one_by_one(self, known: Parties) -> tuple[list[int], list[Kind], list[int], list[int]]:
         refusals, replays = self._claims.refusals, self._claims.replays
-        for at, draft in enumerate(self._drafts):
+        places: list[int] = []
+        kinds: list[Kind] = []
+        numbers: list[tuple[int, int]] = []
+        for at in range(len(self._drafts)):
             if at in refusals or at in replays:
                 continue
             try:
-                kind, debit, credit = sides(draft, known)
+                kind, debit, credit = sides(self._drafts[at], known)
             except Rejected as no:
                 refusals[at] = no
-                continue
-            part = parts.setdefault(draft.amount.asset, _Part())
-            part.at.append(at)
-            part.kind.append(kind)
-            part.debit.append(debit.id if debit else others[outside(draft)])
-            part.credit.append(credit.id if credit else others[outside(draft)])
-        return parts
+            else:
+                places.append(at)
+                kinds.append(kind)
+                numbers.append((debit.id if debit else 0, credit.id if credit else 0))
+        return places, kinds, [debit for debit, _ in numbers], [credit for _, credit in numbers]
 
     def _transfers(self, asset: str, part: _Part) -> Columns:
-        drafts = [self._drafts[at] for at in part.at]
         return posting.book_transfers(
-            id=np.frombuffer(ids.uuid7s(len(drafts)), "V16"),
+            id=np.frombuffer(ids.uuid7s(len(part.at)), "V16"),
             debit=part.debit,
             credit=part.credit,
-            amount_minor=[draft.amount.minor for draft in drafts],
+            amount_minor=part.of(self._minor),
             asset=asset,
-            reference=[self._ids[at] for at in part.at],
+            reference=part.of(self._ids),
             purpose=[posting.BOOK_PURPOSES[kind] for kind in part.kind],
-            effective_at=_times(drafts),
+            effective_at=_times(part.of(self._drafts.effective_at)),
         )
 
     async def _insert(self, columns: Columns, part: _Part) -> None:
-        unit, count, made = self._unit, len(columns), [self._ids[at] for at in part.at]
+        unit, count, made = self._unit, len(columns), part.of(self._ids)
         now, effective = micros(unit.now), columns.effective_at
         await unit.copy(
             "transaction",
@@ -131,13 +154,14 @@ class _Book:
             effective_at=unit.now if effective is None else np.where(effective == NEVER, now, effective),
             created_at=unit.now,
             final_at=unit.now,
-            **_named([self._drafts[at] for at in part.at]),
+            **_named(part.of(self._drafts.batch_id), part.of(self._drafts.metadata)),
         )
-        unit.emit(
-            *[
-                TransactionSucceeded(transaction_id=id, kind=kind, rail=BOOK, amount_minor=minor, asset=columns.asset)
-                for id, kind, minor in zip(made, part.kind, columns.amount.tolist(), strict=True)
-            ]
+        unit.emit_many(
+            Facts(
+                kind=TransactionSucceeded,
+                same={"asset": columns.asset, "rail": BOOK},
+                columns={"transaction_id": made, "kind": part.kind, "amount_minor": part.of(self._minor)},
+            )
         )
 
     async def _post(self, columns: Columns, part: _Part, post: PostMany) -> list[int]:
@@ -165,23 +189,22 @@ class _Book:
             await self._claims.give_back(self._unit, self._ids, refused)
 
 
-async def create_many(unit: Unit, drafts: Sequence[Draft], *, turn: Turn, post: PostMany) -> list[Created]:
+async def create_many(unit: Unit, drafts: Drafts, *, turn: Turn, post: PostMany) -> list[Created]:
     """Create a batch of drafts that go by book, in order, in one unit; a refused one leaves the others alone."""
     return await _Book(unit, drafts).create(turn, post)
 
 
-def _times(drafts: list[Draft]) -> Int64s | None:
+def _times(moments: Sequence[datetime | None]) -> Int64s | None:
     """When each takes effect, NEVER for when it is recorded; None where that is so for all."""
-    moments = [draft.effective_at for draft in drafts]
     return None if moments.count(None) == len(moments) else np.array([micros(at) for at in moments], np.int64)
 
 
-def _named(drafts: list[Draft]) -> dict[str, list[Any]]:
+def _named(batch_id: Sequence[str | None], metadata: Sequence[dict[str, Any] | None]) -> dict[str, Any]:
     """The columns that most drafts leave empty."""
-    named: dict[str, list[Any]] = {}
-    if any(draft.batch_id for draft in drafts):
-        named["batch_id"] = [draft.batch_id for draft in drafts]
-    if any(draft.metadata for draft in drafts):
+    named: dict[str, Any] = {}
+    if any(batch_id):
+        named["batch_id"] = batch_id
+    if any(metadata):
         encode = msgspec.json.encode
-        named["metadata"] = [b"\1" + encode(d.metadata) if d.metadata else None for d in drafts]  # jsonb, version 1
+        named["metadata"] = [b"\1" + encode(said) if said else None for said in metadata]  # jsonb, version 1
     return named

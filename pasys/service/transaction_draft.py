@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
+from operator import eq
 from typing import Any, NamedTuple
 
 import msgspec
@@ -44,20 +45,52 @@ class Draft(NamedTuple):
     key: str | None = None
     batch_id: str | None = None
 
-    def fingerprint(self) -> bytes:
-        """The hash of the canonical body: what must be the same for the same key."""
-        body = (
-            self.amount.minor,
-            self.amount.asset,
+
+@dataclass(frozen=True, slots=True)
+class Drafts:
+    """Drafts as columns, a field of Draft each. `asset` has the codes of the amounts' assets."""
+
+    amount: Sequence[Money]
+    rail: Sequence[str]
+    kind: Sequence[Kind | None]
+    debit: Sequence[str | None]
+    credit: Sequence[str | None]
+    payment_method: Sequence[str | None]
+    effective_at: Sequence[datetime | None]
+    metadata: Sequence[dict[str, Any] | None]
+    key: Sequence[str | None]
+    batch_id: Sequence[str | None]
+    asset: Sequence[str]
+
+    @classmethod
+    def of(cls, drafts: Sequence[Draft]) -> Drafts:
+        columns = list(zip(*drafts, strict=True)) or [()] * len(Draft._fields)
+        return cls(*columns, asset=[draft.amount.asset for draft in drafts])
+
+    def __len__(self) -> int:
+        return len(self.amount)
+
+    def __getitem__(self, at: int) -> Draft:
+        return Draft(*[getattr(self, name)[at] for name in Draft._fields])
+
+    def minor(self) -> list[int]:
+        return [amount.minor for amount in self.amount]
+
+    def fingerprints(self) -> list[bytes]:
+        """The hash of each canonical body: what must be the same for the same key."""
+        bodies = zip(
+            self.minor(),
+            self.asset,
             self.rail,
             self.kind,
             self.debit,
             self.credit,
             self.payment_method,
             self.effective_at,
-            sorted(self.metadata.items()) if self.metadata else [],
+            [sorted(said.items()) if said else [] for said in self.metadata],
+            strict=True,
         )
-        return hashlib.sha256(_encode(body)).digest()
+        return [hashlib.sha256(_encode(body)).digest() for body in bodies]
 
 
 class Created(NamedTuple):
@@ -79,7 +112,7 @@ class Turn:
     """
 
     before: Turn | None = None
-    met: dict[tuple[str, str], Party] = field(default_factory=dict)
+    met: dict[tuple[str | None, str], Party] = field(default_factory=dict)
     claimed: asyncio.Event = field(default_factory=asyncio.Event)
     committed: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -107,7 +140,7 @@ class Party:
     payment_method: str | None
 
 
-Parties = Mapping[tuple[str, str], Party]  # by name or public id, and asset
+Parties = Mapping[tuple[str | None, str], Party]  # by name or public id, and asset; there is none of nobody
 PostMany = Callable[[Unit, Columns], Awaitable[Answers]]  # a door to the books, for a batch of one asset
 Systems = Mapping[tuple[str, str], int]
 
@@ -127,26 +160,18 @@ class Claims:
         await idempotency.give_back(unit, operation=OPERATION, keys=keys, entities=entities)
 
 
-async def claim(unit: Unit, drafts: Sequence[Draft], made: Sequence[str]) -> Claims:
+async def claim(unit: Unit, drafts: Drafts, made: Sequence[str]) -> Claims:
     """Take the drafts' keys for the ids that are made for them, before anything else is locked: the later of two equal
     requests waits here."""
-    claims = Claims()
-    for at, draft in enumerate(drafts):
-        if draft.key is None:
-            continue
-        try:
-            idempotency.check(draft.key)
-            if claims.ours.setdefault(draft.key, at) != at:
-                raise InvalidInput(field="key", reason=f"{draft.key!r} stands twice in one batch")
-        except InvalidInput as no:
-            claims.refusals[at] = no
+    claims = _claims(drafts.key)
     if not claims.ours:
         return claims
+    hashes = drafts.fingerprints()
     taken = await idempotency.take_many(
         unit,
         operation=OPERATION,
         keys=list(claims.ours),
-        hashes=[drafts[at].fingerprint() for at in claims.ours.values()],
+        hashes=[hashes[at] for at in claims.ours.values()],
         entities=[made[at] for at in claims.ours.values()],
     )
     for key, other in taken.items():
@@ -155,6 +180,24 @@ async def claim(unit: Unit, drafts: Sequence[Draft], made: Sequence[str]) -> Cla
             claims.refusals[at] = other
         else:
             claims.replays[at] = other
+    return claims
+
+
+def _claims(keys: Sequence[str | None]) -> Claims:
+    """The keys that a batch can ask for, and why it cannot ask for the others."""
+    wanted = {key: at for at, key in enumerate(keys) if key is not None}
+    if len(wanted) + keys.count(None) == len(keys) and idempotency.are_sound(wanted):
+        return Claims(ours=wanted)
+    claims = Claims()
+    for at, key in enumerate(keys):
+        if key is None:
+            continue
+        try:
+            idempotency.check(key)
+            if claims.ours.setdefault(key, at) != at:
+                raise InvalidInput(field="key", reason=f"{key!r} stands twice in one batch")
+        except InvalidInput as no:
+            claims.refusals[at] = no
     return claims
 
 
@@ -172,28 +215,28 @@ async def answers(
 
 
 async def parties(
-    unit: Unit, drafts: Sequence[Draft], *, partial: bool, met: dict[tuple[str, str], Party] | None = None
-) -> Mapping[tuple[str, str], Party]:
+    unit: Unit, drafts: Drafts, *, partial: bool, met: dict[tuple[str | None, str], Party] | None = None
+) -> Parties:
     """The accounts that the drafts name, by (name or id, asset).
 
     Those that were `met` before are not read again, and the others are put to them: all but status and payment method
     stays as it is.
     """
-    wanted = {(name, d.amount.asset) for d in drafts for name in (d.debit, d.credit) if name is not None}
     if met is None:
         met = {}
     elif len(met) > MET_MAX:
         met.clear()
-    missing = wanted - met.keys()
+    named = *zip(drafts.debit, drafts.asset, strict=True), *zip(drafts.credit, drafts.asset, strict=True)
+    missing = {(name, asset) for name, asset in named if name is not None and (name, asset) not in met}
     if missing:
         met.update(await _read_parties(unit, missing))
-    for name, asset in wanted - met.keys():  # rare: say whether it exists in another asset
-        if len(drafts) == 1 and not partial:
+    if len(drafts) == 1 and not partial:
+        for name, asset in missing - met.keys():  # rare: say whether it exists in another asset
             await account.find(unit, name, asset)
     return met
 
 
-async def _read_parties(unit: Unit, wanted: Collection[tuple[str, str]]) -> dict[tuple[str, str], Party]:
+async def _read_parties(unit: Unit, wanted: Collection[tuple[str, str]]) -> dict[tuple[str | None, str], Party]:
     numbers = {name: ids.account_number(name) for name, _ in wanted if name.startswith("acc_")}
     named = [(name, asset) for name, asset in wanted if numbers.get(name) is None]
     rows = await unit.rows(
@@ -202,7 +245,7 @@ async def _read_parties(unit: Unit, wanted: Collection[tuple[str, str]]) -> dict
         assets=[asset for _, asset in named],
         numbers=[number for number in numbers.values() if number is not None],
     )
-    found = {(row.name, row.asset): Party(*row) for row in rows}
+    found: dict[tuple[str | None, str], Party] = {(row.name, row.asset): Party(*row) for row in rows}
     by_number = {party.id: party for party in found.values()}
     for name, asset in wanted:
         party = by_number.get(numbers.get(name) or 0)
@@ -211,9 +254,10 @@ async def _read_parties(unit: Unit, wanted: Collection[tuple[str, str]]) -> dict
     return found
 
 
-async def systems(unit: Unit, drafts: Sequence[Draft]) -> dict[tuple[str, str], int]:
+async def systems(unit: Unit, drafts: Drafts) -> dict[tuple[str, str], int]:
     """The system accounts on the other side: PSP receivables, and the world outside for deposits and withdrawals."""
-    shapes = {(d.rail, d.kind, d.debit is None, d.credit is None, d.amount.asset) for d in drafts}
+    named = [name is None for name in drafts.debit], [name is None for name in drafts.credit]
+    shapes = {*zip(drafts.rail, drafts.kind, *named, drafts.asset, strict=True)}
     wanted: set[tuple[str, str]] = set()
     for rail, kind, no_payer, no_payee, asset in shapes:
         if rail == BOOK and (no_payer or kind is Kind.DEPOSIT):
@@ -235,6 +279,32 @@ def sides(draft: Draft, found: Parties) -> tuple[Kind, Party | None, Party | Non
     if debit is not None and credit is not None and debit.id == credit.id:
         raise InvalidInput(field="to", reason=f"{credit.name} is the account that pays")
     return kind, debit, credit
+
+
+def all_sides(drafts: Drafts, found: Parties) -> tuple[list[Kind], list[int], list[int]] | None:
+    """The same for a batch: kinds, and numbers of who pays and who receives, 0 for the world outside. None where some
+    rule refuses one of them."""
+    debit, credit = _side(drafts.debit, drafts.asset, found), _side(drafts.credit, drafts.asset, found)
+    if debit is None or credit is None or any(map(eq, debit[0], credit[0])) or min(drafts.minor(), default=1) < 1:
+        return None
+    shapes = [*zip(drafts.kind, debit[1], credit[1], drafts.rail, strict=True)]
+    try:
+        kinds = {shape: _kind(*shape) for shape in {*shapes}}
+    except Rejected:
+        return None
+    return [kinds[shape] for shape in shapes], debit[0], credit[0]
+
+
+def _side(
+    names: Sequence[str | None], assets: Sequence[str], found: Parties
+) -> tuple[list[int], list[str | None]] | None:
+    """Numbers and types of the accounts on one side; 0 and None where nobody is named. None where one is not found."""
+    side = [found.get(named) for named in zip(names, assets, strict=True)]
+    numbers = [party.id if party else 0 for party in side]
+    theirs = {(party.asset, asset) for party, asset in zip(side, assets, strict=True) if party}
+    if numbers.count(0) != names.count(None) or any(own != asset for own, asset in theirs):
+        return None
+    return numbers, [party.type if party else None for party in side]
 
 
 @lru_cache(1_000)

@@ -20,7 +20,7 @@ from nats.aio.msg import Msg
 
 from pasys.bus import BUS_ERRORS, Bus, Pull
 from pasys.daemon import Daemon, Handler
-from pasys.db import Database, Unit, correlation_of
+from pasys.db import Database, Unit
 from pasys.errors import BusUnavailable, Rejected, Unavailable, UndeclaredEvent, UnreadableEvent
 from pasys.events import Envelope, Event, decode
 from pasys.worker.doors import Doors
@@ -186,7 +186,7 @@ class Lane:
         await self._done([delivery])
 
     def _unit(self, deliveries: Sequence[Delivery]):
-        causes = {correlation_of(delivery.event): delivery.envelope.id for delivery in deliveries}
+        causes = {delivery.event.correlation_id: delivery.envelope.id for delivery in deliveries}
         return self._db.unit(actor=f"daemon:{self.daemon.name}", causes=causes, relayed=True)
 
     def emit(self, unit: Unit, outcome: Any) -> None:
