@@ -75,7 +75,7 @@ account = Table(
     ),
     CheckConstraint("flags & 1 = 0 or debits_posted + debits_pending <= credits_posted", name="debit_limit"),
     CheckConstraint("flags & 2 = 0 or credits_posted + credits_pending <= debits_posted", name="credit_limit"),
-    postgresql_with={"fillfactor": "50"},
+    postgresql_with={"fillfactor": "50", "autovacuum_analyze_scale_factor": "1"},
 )
 
 # The journal. One immutable row names both sides; refused transfers are recorded with the rule that refused them.
