@@ -78,7 +78,8 @@ def test_the_format_is_fixed() -> None:
 
 def test_each_hash_covers_the_one_before_it() -> None:
     """In a batch without a reference, and in one with some: the hash of a row is over the row before it, too."""
-    for references in (None, [None, "tx_1", None]):
+    same, odd = ["tx_1", "tx_2", "tx_3"], ["tx_1", "", "tx_34"]
+    for references in (None, [None, "tx_1", None], same, odd, ["", "", ""], ["ü", "a", "bc"], ["ü", "é", "ab"]):
         made = np.zeros(3, ledger_chain.ROW)
         made["seq"] = [1, 2, 3]
         _, last = ledger_chain.chain(ledger_chain.genesis("USD"), made, references)

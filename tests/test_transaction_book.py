@@ -84,9 +84,9 @@ async def world(settings: Settings, batches: list[list[Draft]], *, in_turn: bool
             await account.freeze(unit, "ice", "USD")
             await account.close(unit, "gone", "USD")
         answers: list[Created] = []
-        turn = None
+        turn, met = None, {}
         for batch in batches:
-            turn = Turn(turn) if in_turn else Turn()
+            turn = Turn(turn, met) if in_turn else Turn()
             async with db.unit() as unit:
                 answers += await transaction.create_many(unit, batch, partial=True, turn=turn)
             turn.committed.set()
@@ -364,15 +364,15 @@ async def test_an_account_is_asked_for_once(db: Database, monkeypatch: pytest.Mo
     monkeypatch.setattr(transaction, "BOOK_FROM", 1)
     monkeypatch.setattr(Unit, "rows", counted)
     await open_ada(db)
-    first, one = Turn(), Money(1, "USD")
+    met: dict[Any, Any] = {}
+    first, one = Turn(met=met), Money(1, "USD")
     batch = [Draft(one, credit="ada"), Draft(one, credit="ben")]
     assert await create(*batch, turn=first) == [None, "account_not_found"]
     async with db.unit() as unit:
         await account.open(unit, name="ben", type="customer", asset="USD")
-    second = Turn(first)
-    assert await create(*batch, turn=second) == [None, None]
-    assert await create(*batch, turn=(third := Turn(second))) == [None, None]
+    assert await create(*batch, turn=(second := Turn(first, met))) == [None, None]
+    assert await create(*batch, turn=(third := Turn(second, met))) == [None, None]
     assert asked == [["ada", "ben"], ["ben"]]
     monkeypatch.setattr(transaction_draft, "MET_MAX", 1)
-    assert await create(*batch, turn=Turn(third)) == [None, None]
+    assert await create(*batch, turn=Turn(third, met)) == [None, None]
     assert asked == [["ada", "ben"], ["ben"], ["ada", "ben"]]

@@ -22,7 +22,7 @@ from pasys.errors import ImportRefused, InvalidInput, InvalidRows
 from pasys.service import import_batch
 from pasys.service.import_batch import Refusal, Wanted
 from pasys.service.ledger_poster import Poster
-from pasys.service.transaction import Created, Turn
+from pasys.service.transaction import MET_MAX, Created, Party, Turn
 
 ACCOUNTS_A_UNIT = 2_000
 UNITS_AT_A_TIME = CONNECTIONS_MAX
@@ -131,6 +131,7 @@ class _Import:
 
     def __init__(self, source: Source, found: Survey, options: Options, progress: Progress) -> None:
         self._source, self._found, self._options, self._progress = source, found, options, progress
+        self._met: dict[tuple[str | None, str], Party] = {}
         self.outcome = Outcome(None, source.name, "finished", found.rows)
         self.outcome.invalid, self.outcome.invalid_rows = len(found.bad_lines), found.bad
 
@@ -141,7 +142,8 @@ class _Import:
         if batch.finished_at is None:
             for wanted in self._accounts():
                 async with db.unit() as unit:
-                    self.outcome.accounts_opened += await import_batch.open_accounts(unit, wanted)
+                    opened = await import_batch.open_accounts(unit, wanted)
+                self._meet(opened)
             async with db.unit() as unit:  # an asset's first row locks all journals, which nobody may who waits
                 await import_batch.ensure_assets(unit, sorted(self._found.assets_outside))
             async with Poster(db, lag_max=LAG_MAX) as poster:
@@ -167,7 +169,7 @@ class _Import:
             async with asyncio.TaskGroup() as group:
                 async for count, rows in self._chunks(done):
                     await room.acquire()
-                    turn = Turn(turn)
+                    turn = Turn(turn, self._met)
                     group.create_task(one(rows, done, count, turn))
                     done += count
         except BaseExceptionGroup as errors:  # the others were only ended because of the first
@@ -220,10 +222,11 @@ class _Import:
         if batch.finished_at is not None:
             return
         for wanted in self._accounts():
-            self.outcome.accounts_opened += await import_batch.open_accounts(unit, wanted)
+            self._meet(await import_batch.open_accounts(unit, wanted))
         done = batch.rows_done
         async for count, rows in self._chunks(done):
-            answers = await import_batch.advance(unit, batch.id, rows, done=done, count=count)
+            turn = Turn(met=self._met)
+            answers = await import_batch.advance(unit, batch.id, rows, done=done, count=count, turn=turn)
             done += count
             self._count(answers, done)
             refused = import_batch.refusals_of(rows, answers)
@@ -231,6 +234,11 @@ class _Import:
             if self._options.dry_run:
                 self.outcome.answers += _answers(rows, answers, refused)
         self.outcome.refused = len(self.outcome.refusals)
+
+    def _meet(self, opened: list[Party]) -> None:
+        self.outcome.accounts_opened += len(opened)
+        for party in opened[: max(MET_MAX - len(self._met), 0)]:
+            self._met[party.name, party.asset] = party
 
     def _accounts(self) -> Iterator[list[Wanted]]:
         accounts = sorted(self._found.accounts.items())

@@ -15,11 +15,11 @@ from pasys.db import Unit, queries
 from pasys.domain import account as account_rules
 from pasys.domain.import_row import Row, Rows
 from pasys.errors import ImportUnderWay, Rejected, TransferRefused
-from pasys.events import AccountOpened
+from pasys.events import AccountOpened, Facts
 from pasys.money import Money
 from pasys.service import transaction
 from pasys.service.ledger import ensure_asset, post_many
-from pasys.service.transaction import Created, Drafts, PostMany, Turn
+from pasys.service.transaction import Created, Drafts, Party, PostMany, Turn
 
 SQL = queries("import_batch")
 
@@ -160,12 +160,12 @@ async def refusals(unit: Unit, batch_id: str) -> list[Refusal]:
     return [Refusal(*row) for row in await unit.rows(SQL["refusals"], id=batch_id)]
 
 
-async def open_accounts(unit: Unit, wanted: Sequence[Wanted]) -> int:
-    """Open those accounts that do not exist yet, with the limits of their type; how many were opened."""
+async def open_accounts(unit: Unit, wanted: Sequence[Wanted]) -> list[Party]:
+    """Open those accounts that do not exist yet, with the limits of their type; those that were opened."""
     names, assets, types = ([getattr(one, field) for one in wanted] for field in ("name", "asset", "type"))
     missing = await unit.rows(SQL["unknown_accounts"], names=names, assets=assets, types=types)
     if not missing:
-        return 0
+        return []
     for asset in sorted({row.asset for row in missing}):
         await ensure_asset(unit, asset)
     first = ids.new_account_number()  # a thousand drawn in one millisecond would meet each other
@@ -178,13 +178,15 @@ async def open_accounts(unit: Unit, wanted: Sequence[Wanted]) -> int:
         types=[row.type for row in missing],
         flags=[account_rules.limits(row.type, debit_limit=None, credit_limit=None) for row in missing],
     )
-    unit.emit(
-        *(
-            AccountOpened(asset=row.asset, account_id=ids.account_id(row.id), name=row.name, type=row.type)
-            for row in opened
-        )
-    )
-    return len(opened)
+    for asset in sorted({row.asset for row in opened}):
+        mine = [row for row in opened if row.asset == asset]
+        columns = {
+            "account_id": [ids.account_id(row.id) for row in mine],
+            "name": [row.name for row in mine],
+            "type": [row.type for row in mine],
+        }
+        unit.emit_many(Facts(kind=AccountOpened, same={"asset": asset}, columns=columns))
+    return [Party(row.id, row.name, row.asset, row.type) for row in opened]
 
 
 async def tally(unit: Unit, batch_id: str) -> Tally:

@@ -23,11 +23,13 @@ from pasys.errors import AccountClosed, AccountFrozen, Rejected, TransferRefused
 from pasys.events import Event, TransactionCreated, TransactionSucceeded
 from pasys.service import ledger, transaction_book
 from pasys.service.transaction_draft import (
+    MET_MAX,
     OPERATION,
     Created,
     Draft,
     Drafts,
     Parties,
+    Party,
     PostMany,
     Systems,
     Turn,
@@ -40,7 +42,7 @@ from pasys.service.transaction_draft import (
     systems,
 )
 
-__all__ = ["OPERATION", "Created", "Draft", "Drafts", "PostMany", "Turn", "create", "create_many"]
+__all__ = ["MET_MAX", "OPERATION", "Created", "Draft", "Drafts", "Party", "PostMany", "Turn", "create", "create_many"]
 
 SQL = queries("transaction")
 BOOK_FROM = 500  # drafts, all by book: below, columns cost more than objects

@@ -107,18 +107,14 @@ class Turn:
     """The place of a batch among several that one caller creates at a time, in order.
 
     Each claims its keys, and the system's accounts that it opens, once the one before it has claimed its own; it posts
-    once that one has committed. So nobody waits for a lock of a later one, which waits for him. `met` are the accounts
-    that all of them have met.
+    once that one has committed. So nobody waits for a lock of a later one, which waits for him. The accounts that a
+    batch has `met` are not read by those to which its caller gives them.
     """
 
     before: Turn | None = None
     met: dict[tuple[str | None, str], Party] = field(default_factory=dict)
     claimed: asyncio.Event = field(default_factory=asyncio.Event)
     committed: asyncio.Event = field(default_factory=asyncio.Event)
-
-    def __post_init__(self) -> None:
-        if self.before is not None:
-            self.met = self.before.met
 
     async def claim(self) -> None:
         if self.before is not None:
@@ -136,8 +132,8 @@ class Party:
     name: str
     asset: str
     type: str
-    status: str
-    payment_method: str | None
+    status: str = "active"
+    payment_method: str | None = None
 
 
 Parties = Mapping[tuple[str | None, str], Party]  # by name or public id, and asset; there is none of nobody
