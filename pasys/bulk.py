@@ -81,7 +81,7 @@ def _cells(column: Column) -> _Fixed | list[bytes | None]:
         if text and text.isascii() and len(widths) == 1:
             return np.frombuffer(text.encode(), f"V{widths.pop()}")
     ready = {*map(type, column)} <= {bytes, type(None)}
-    encoded = column if ready else [cell.encode() if isinstance(cell, str) else cell for cell in column]
+    encoded = [*column] if ready else [cell.encode() if isinstance(cell, str) else cell for cell in column]
     cells = cast("list[bytes | None]", encoded)
     widths = set(_sizes(cells))
     if len(widths) != 1 or widths <= {0, -1}:

@@ -88,8 +88,7 @@ class Unit:
         self.now = now
         self.actor = actor
         self.causes = dict(causes or {})
-        self._emitted: list[Event] = []
-        self._facts: list[Facts] = []
+        self._emitted: list[Event | Facts] = []
         self.changes, self.decided = changes, False
         self.announcements: list[Announcement] = []
         self.in_books = False  # whether it has locked an asset's books
@@ -170,9 +169,9 @@ class Unit:
         self._emitted += events
 
     def emit_many(self, facts: Facts) -> None:
-        """The same for many of one kind, behind all others."""
+        """The same for many of one kind."""
         self.changes = True
-        self._facts.append(facts)
+        self._emitted.append(facts)
 
     def afterwards(self, tell: Callable[[bool], None]) -> None:
         """Have somebody told when this unit has ended: whether it has committed, as far as is known."""
@@ -190,17 +189,18 @@ class Unit:
     async def write_outbox(self, *, relayed: bool) -> None:
         """Write what was emitted and is not written yet. Called before the commit, whatever was written earlier."""
         emitted, self._emitted = self._emitted, []
-        facts, self._facts = self._facts, []
-        at_once = [one for one in facts if len(one) >= COPY_FROM and not relayed and not self.causes]
-        emitted += [event for one in facts if all(one is not other for other in at_once) for event in one]
-        for part in chunks(emitted, ANNOUNCED_AT_ONCE):
-            await self._announce(part, relayed=relayed)
-        if 0 < len(emitted) < COPY_FROM and not relayed:
+        count = sum(len(one) if isinstance(one, Facts) else 1 for one in emitted)
+        backlog = count >= COPY_FROM and not relayed
+        for part in _in_order(emitted, by_column=backlog and not self.causes):
+            if isinstance(part, Facts):
+                await self._announce_many(part)
+                continue
+            for events in chunks(part, ANNOUNCED_AT_ONCE):
+                await self._announce(events, relayed=relayed, backlog=backlog)
+        if count and not backlog and not relayed:
             await self.rows("select pg_notify(%(channel)s, '')", channel=OUTBOX_CHANNEL)
-        for one in at_once:
-            await self._announce_many(one)
 
-    async def _announce(self, events: Sequence[Event], *, relayed: bool) -> None:
+    async def _announce(self, events: Sequence[Event], *, relayed: bool, backlog: bool) -> None:
         fresh = ids.many("evt", len(events)) if len(events) > 1 else [ids.new("evt")]
         correlations = [event.correlation_id for event in events]
         bodies = [
@@ -225,10 +225,10 @@ class Unit:
         if relayed:
             said = zip(fresh, columns["subject"], columns["asset"], bodies, strict=True)
             self.announcements += [Announcement(id, f"{subject}.{asset}", body) for id, subject, asset, body in said]
-        if relayed or len(fresh) < COPY_FROM:
-            await self.rows(_ANNOUNCE, **columns, now=self.now, claim_s=CLAIM_S if relayed else None)
-        else:
+        if backlog:
             await self._announce_at_once(**columns)
+        else:
+            await self.rows(_ANNOUNCE, **columns, now=self.now, claim_s=CLAIM_S if relayed else None)
 
     async def _announce_many(self, facts: Facts) -> None:
         fresh = ids.many("evt", len(facts))
@@ -246,6 +246,19 @@ class Unit:
         await self.rows("select pg_advisory_xact_lock_shared(%(key)s)", key=BULK_LOCK)
         await self.copy("event", len(id), id=id, **columns, at=self.now)
         await self.copy("outbox", len(id), event_id=id, claimed_until=self.now)
+
+
+def _in_order(emitted: Iterable[Event | Facts], *, by_column: bool) -> list[Facts | list[Event]]:
+    """What was emitted, in that order: events that stand together, and facts that are many enough for columns."""
+    parts: list[Facts | list[Event]] = []
+    events: list[Event] = []
+    for one in emitted:
+        if by_column and isinstance(one, Facts) and len(one) >= COPY_FROM:
+            parts += [events, one]
+            events = []
+        else:
+            events += one if isinstance(one, Facts) else [one]
+    return [part for part in [*parts, events] if part]
 
 
 async def copy_into(driver: psycopg.AsyncConnection[Any], table: str, rows: tuple[list[str], bytes]) -> None:

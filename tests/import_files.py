@@ -7,9 +7,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pasys.cli.import_file import Options, prepare
+from pasys.cli.import_file import Options, Outcome, prepare, run
 from pasys.cli.import_source import Source, Survey
 from pasys.config import Settings
+from pasys.db import Database
 
 HEADER = "key,kind,from,to,amount,asset,rail,payment_method,effective_at"
 FUNDED = ["f1,deposit,,ada,100.00,USD,,,", "f2,deposit,,ben,100.00,USD,,,"]
@@ -32,6 +33,13 @@ def chosen_of(chosen: dict[str, Any]) -> Options:
 def checked(path: Path) -> Survey:
     """A file, as the command checks it before it asks the database for anything."""
     return prepare(Source(path, delimiter=","), chosen_of({}), silent)
+
+
+async def imported(db: Database, path: Path, **chosen: Any) -> Outcome:
+    """Import a file, as the command does."""
+    source = Source(path, delimiter=chosen.pop("delimiter", ","))
+    wanted = chosen_of(chosen)
+    return await run(db, source, prepare(source, wanted, silent), wanted, silent)
 
 
 def command(settings: Settings, *arguments: str) -> list[str]:

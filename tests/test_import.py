@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from pasys.cli.import_file import Outcome, prepare, run
+from pasys.cli.import_file import Outcome
 from pasys.cli.import_source import Source
 from pasys.config import Settings
 from pasys.db import Database
@@ -22,16 +22,9 @@ from pasys.events import AccountOpened
 from pasys.money import Money
 from pasys.service import account, import_batch, ledger
 from pasys.service.transaction import Created, Draft, Turn, create_many
-from tests.import_files import FUNDED, HEADER, chosen_of, command, environment, silent, write
+from tests.import_files import FUNDED, HEADER, command, environment, imported, write
 from tests.ledger_kit import until_waiting
 from tests.support import balance_of, eventually
-
-
-async def imported(db: Database, path: Path, **chosen: Any) -> Outcome:
-    """Import a file, as the command does."""
-    source = Source(path, delimiter=chosen.pop("delimiter", ","))
-    wanted = chosen_of(chosen)
-    return await run(db, source, prepare(source, wanted, silent), wanted, silent)
 
 
 async def count(db: Database, what: str) -> int:
@@ -224,12 +217,6 @@ async def test_accounts_are_opened_by_their_columns(db: Database, tmp_path: Path
     assert found["ada", "USD"].debits_must_not_exceed_credits
     assert not found["shop", "USD"].debits_must_not_exceed_credits
     assert announced >= 6
-
-
-async def test_five_thousand_accounts_are_opened(db: Database, tmp_path: Path) -> None:
-    """Numbers that are drawn within one millisecond do not meet."""
-    rows = [f",deposit,,c{i},1,USD,,," for i in range(5_000)]
-    assert (await imported(db, write(tmp_path / "m.csv", *rows))).accounts_opened == 5_000
 
 
 # All or none, and none -----------------------------------------------------------------------------------------------

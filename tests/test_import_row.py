@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import random
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pasys.cli import import_source
+from pasys.cli.import_file import prepare
 from pasys.cli.import_source import Source
-from pasys.domain.import_row import read_header, reader
-from pasys.errors import InvalidInput, InvalidRows
+from pasys.domain.import_row import accounts_of, read_header, reader
+from pasys.errors import InvalidInput, InvalidRows, Rejected
 from pasys.money import Money
-from tests.import_files import FUNDED, HEADER, checked, write
+from tests.import_files import FUNDED, HEADER, checked, chosen_of, silent, write
 
 RAILS = ("book", "instant", "stripe")
 
@@ -166,3 +170,51 @@ def test_who_sells_also_buys(tmp_path: Path) -> None:
         ("ben", "EUR"): "customer",
     }
     assert (found.rails_used, found.assets_outside) == ({"book", "stripe"}, {"USD"})
+
+
+def test_a_bad_row_takes_no_key(tmp_path: Path) -> None:
+    """Whatever is wrong with it: a good row behind it may have the same."""
+    rows = ["k,deposit,,a b,1,USD,,,", "k,deposit,,ada,x,USD,,,", "k,deposit,,ada,1,USD,,,", "k,deposit,,ada,1,USD,,,"]
+    source = Source(write(tmp_path / "k.csv", *rows), delimiter=",")
+    found = prepare(source, chosen_of({"skip_invalid": True}), silent)
+    assert found.bad_lines == {2, 3, 5}
+
+
+@pytest.mark.parametrize(("bad", "times"), [({1_234}, 3), (set(range(0, 4_000, 100)), 10), (set(range(4_000)), 4)])
+def test_bad_rows_are_looked_for_in_few_steps(
+    bad: set[int], times: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One among thousands, or all of them: a row is read a few times at most, and few are read alone."""
+    read: list[int] = []
+    take = import_source._Surveyor._take
+    monkeypatch.setattr(import_source._Surveyor, "_take", lambda self, rows: read.append(len(rows)) or take(self, rows))
+    rows = [f"k{n},deposit,,{'a b' if n in bad else 'ada'},1,USD,,," for n in range(4_000)]
+    source = Source(write(tmp_path / "m.csv", *rows), delimiter=",")
+    found = prepare(source, chosen_of({"skip_invalid": True}), silent)
+    assert {line - 2 for line in found.bad_lines} == bad
+    assert sum(read) <= times * 4_000 and read.count(1) <= 20 * len(bad)
+
+
+def test_many_rows_say_what_each_says(tmp_path: Path) -> None:
+    """A chunk is read as its rows are, one by one, and needs the accounts that they need."""
+    random_ = random.Random(7)
+    kinds = ["", "", "deposit", "payment", "transfer", "withdrawal"]
+    names = ["", "ada", " ben ", "shop", "external:deposits", "acc_0000000000001"]
+    good: list[list[str]] = []
+    layout = read_header([*HEADER.split(","), "note"])
+    one = reader(layout, RAILS)
+    while len(good) < 300:
+        of = [["", f"k{len(good)}"], kinds, [*names, "cid"], names, ["1", "2.50"], ["USD", "EUR"]]
+        more = [["", "book", "stripe"], ["", "pm"], ["", "2026-01-31"], ["", "x"]]
+        cells = [random_.choice(some) for some in [*of, *more]]
+        with suppress(Rejected):
+            one([1], [cells])
+            good.append(cells)
+    lines = range(2, 302)
+    rows = reader(layout, RAILS)(lines, good)
+    assert [rows[at] for at in range(300)] == [one([line], [cells])[0] for line, cells in zip(lines, good, strict=True)]
+    found: dict[tuple[str, str], str] = {}
+    for line, cells in zip(lines, good, strict=True):
+        found |= accounts_of(one([line], [cells]), found)
+    assert accounts_of(rows, {}) == found and {"merchant", "customer"} == set(found.values())
+    assert accounts_of(rows, found) == {}

@@ -89,6 +89,16 @@ def test_each_hash_covers_the_one_before_it() -> None:
         assert last == by_hand
 
 
+def test_texts_of_another_length_than_the_rows_say_are_another_hash() -> None:
+    """A file may say anything: rows of equal sizes whose texts are too short have a hash, which does not fit."""
+    made = np.zeros(3, ledger_chain.ROW)
+    made["reference_size"] = 2
+    right = ledger_chain.follow(bytes(32), made, b"aabbcc")
+    for texts in (b"aabbc", b"aabb", b"a"):
+        assert len(found := ledger_chain.follow(bytes(32), made, texts)) == 3 * 32
+        assert found[-32:] != right[-32:]
+
+
 def test_purposes_keep_their_numbers() -> None:
     """What is in the journal for ever is never renumbered, and what finishes is exactly the legs of begun things."""
     assert {p.name.lower(): int(p) for p in Purpose if p.finishing} == {

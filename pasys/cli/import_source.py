@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -17,6 +18,7 @@ from pasys.errors import InvalidInput, Rejected
 FILE_BYTES_MAX = 512 * 2**20
 BAD_ROWS_LISTED_MAX = 100
 CHECKED_AT_ONCE = 4_000  # rows
+PARTS = 16  # of rows of which one is bad: with fewer, many bad ones are met more often, and with more a single one
 Progress = Callable[[str, int, int], None]  # what is being done, rows done, rows in all
 
 
@@ -94,15 +96,15 @@ class _Surveyor:
         self._lines: dict[str, int] = {}  # on which each key stands
 
     def check(self, lines: Sequence[int], cells: Sequence[list[str]]) -> None:
-        """Check rows; where one of them is bad, each half by itself, until it is alone and can be named."""
+        """Check rows; where one of them is bad, in smaller parts, until it is alone and can be named."""
         try:
             self._take(self._read(lines, cells))
         except Rejected as no:
             if len(lines) == 1:
                 return self._refuse(lines[0], cells[0], no)
-            half = len(lines) // 2
-            self.check(lines[:half], cells[:half])
-            self.check(lines[half:], cells[half:])
+            size = math.ceil(len(lines) / PARTS)
+            for at in range(0, len(lines), size):
+                self.check(lines[at : at + size], cells[at : at + size])
 
     def _take(self, rows: Rows) -> None:
         """What rows say that are valid as they stand; nothing is taken where one of them is not."""
@@ -110,7 +112,7 @@ class _Surveyor:
         keyed = [(key, line) for key, line in zip(rows.key, rows.line, strict=True) if key is not None]
         keys = dict(keyed)
         if len(keys) < len(keyed) or not self._lines.keys().isdisjoint(keys):
-            key, _ = keyed[0]
+            key, _ = keyed[0]  # the only one, where somebody is told
             raise InvalidInput(field="key", reason=f"{key!r} stands on line {self._lines.get(key)} already")
         wanted = accounts_of(rows, found.accounts) if self._accounts else {}
         self._lines |= keys

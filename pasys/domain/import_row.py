@@ -227,22 +227,14 @@ def accounts_of(rows: Rows, known: Mapping[tuple[str, str], str]) -> dict[tuple[
     Public ids and the system's own names are left out: nobody opens those. Raises InvalidInput where one cannot be a
     name.
     """
-    paid = {
-        (name, asset)
-        for name, asset, kind, rail, debit in zip(
-            rows.credit, rows.asset, rows.kind, rows.rail, rows.debit, strict=True
-        )
-        if kind is Kind.PAYMENT or (kind is None and rail != BOOK and debit is not None)
-    }
+    sides = zip(rows.kind, rows.rail, rows.debit, rows.credit, rows.asset, strict=True)
+    paid = {(credit, asset) for kind, rail, debit, credit, asset in sides if _pays(kind, rail, debit)}
     payers = {one for one in zip(rows.debit, rows.asset, strict=True) if one not in known}
     others = {one for one in zip(rows.credit, rows.asset, strict=True) if one not in known} - paid
     merchants = {(name, asset) for name, asset in paid if name and known.get((name, asset)) != "merchant"}
     found: dict[tuple[str, str], str] = {}
-    for wanted, account_type, field in (
-        (payers, "customer", "from"),
-        (others, "customer", "to"),
-        (merchants, "merchant", "to"),
-    ):
+    roles = ((payers, "customer", "from"), (others, "customer", "to"), (merchants, "merchant", "to"))
+    for wanted, account_type, field in roles:
         for name, asset in wanted:
             if name is not None and _opened(name, account_type, field):
                 found[name, asset] = account_type

@@ -120,7 +120,7 @@ def _hashed(made: Rows, texts: bytes) -> list[bytes]:
     sizes = np.maximum(made["reference_size"].astype(np.int64), 0)
     if not texts:
         return made.view(_PACKED).tolist()
-    if (sizes == sizes[0]).all():  # as those of all that one kind of entity has posted
+    if len(texts) == sizes[0] * len(made) and (sizes == sizes[0]).all():  # as of what one kind of entity has posted
         tails = np.frombuffer(texts, np.uint8).reshape(len(made), -1)
         whole = np.hstack([made.view(np.uint8).reshape(len(made), -1), tails])
         return whole.view((np.void, whole.shape[1])).reshape(-1).tolist()

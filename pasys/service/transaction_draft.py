@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
@@ -76,9 +76,9 @@ class Drafts:
     def minor(self) -> list[int]:
         return [amount.minor for amount in self.amount]
 
-    def fingerprints(self) -> list[bytes]:
-        """The hash of each canonical body: what must be the same for the same key."""
-        bodies = zip(
+    def fingerprints(self, places: Iterable[int]) -> list[bytes]:
+        """The hashes of the canonical bodies at these places: what must be the same for the same key."""
+        columns = zip(
             self.minor(),
             self.asset,
             self.rail,
@@ -90,7 +90,8 @@ class Drafts:
             [sorted(said.items()) if said else [] for said in self.metadata],
             strict=True,
         )
-        return [hashlib.sha256(_encode(body)).digest() for body in bodies]
+        bodies = [*columns]
+        return [hashlib.sha256(_encode(bodies[at])).digest() for at in places]
 
 
 class Created(NamedTuple):
@@ -162,12 +163,11 @@ async def claim(unit: Unit, drafts: Drafts, made: Sequence[str]) -> Claims:
     claims = _claims(drafts.key)
     if not claims.ours:
         return claims
-    hashes = drafts.fingerprints()
     taken = await idempotency.take_many(
         unit,
         operation=OPERATION,
         keys=list(claims.ours),
-        hashes=[hashes[at] for at in claims.ours.values()],
+        hashes=drafts.fingerprints(claims.ours.values()),
         entities=[made[at] for at in claims.ours.values()],
     )
     for key, other in taken.items():
@@ -216,7 +216,7 @@ async def parties(
     """The accounts that the drafts name, by (name or id, asset).
 
     Those that were `met` before are not read again, and the others are put to them: all but status and payment method
-    stays as it is.
+    stays as it is. So whoever needs those two gives none.
     """
     if met is None:
         met = {}
