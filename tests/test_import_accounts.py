@@ -25,7 +25,7 @@ async def test_five_thousand_accounts_are_opened(db: Database, tmp_path: Path) -
     }
 
 
-@pytest.mark.parametrize(("accounts", "transactions"), [(2, 2), (600, 300), (600, 600), (2, 600)])
+@pytest.mark.parametrize(("accounts", "transactions"), [(2, 2), (600, 300)])
 async def test_an_account_is_announced_before_what_it_does(
     accounts: int, transactions: int, db: Database, tmp_path: Path
 ) -> None:
