@@ -87,3 +87,20 @@ async def test_who_publishes_himself_gets_facts_one_by_one(db: Database) -> None
         waiting = await unit.value("select count(*) from outbox where claimed_until is not null")
     assert len(bodies) == 1
     assert waiting == 2 * COPY_FROM
+
+
+async def test_what_a_unit_announces_keeps_its_order(db: Database) -> None:
+    """Facts of many stand between the events before and behind them, and where they are a backlog, so is all of it."""
+    facts = many(COPY_FROM)
+    first, last = many(2), many(2)
+    async with db.unit() as unit:
+        unit.emit(*first)
+        unit.emit_many(facts)
+        unit.emit(*last)
+    async with db.unit() as unit:
+        rows = await unit.rows(
+            "select e.entity_id, o.claimed_until is not null as waits"
+            " from event e join outbox o on o.event_id = e.id order by e.id"
+        )
+    assert [row.entity_id for row in rows] == [*first.entity_ids, *facts.entity_ids, *last.entity_ids]
+    assert all(row.waits for row in rows)

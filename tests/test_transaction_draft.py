@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from itertools import product
 from typing import Any
 
 import pytest
 
 from pasys.db import Database, Unit
 from pasys.domain.transaction import Kind
+from pasys.errors import InvalidInput, Rejected
 from pasys.money import Money
-from pasys.service import account, transaction, transaction_draft
-from pasys.service.transaction import Draft, Turn
+from pasys.service import account, idempotency, transaction, transaction_draft
+from pasys.service.transaction import Draft, Drafts, Party, Turn
+from pasys.service.transaction_draft import all_sides, sides
 
 
 def test_what_a_key_stands_for_is_written_in_stone() -> None:
@@ -58,3 +61,37 @@ async def test_an_account_is_asked_for_once(db: Database, monkeypatch: pytest.Mo
     monkeypatch.setattr(transaction_draft, "MET_MAX", 1)
     assert await create(*batch, turn=Turn(third, met)) == [None, None]
     assert asked == [["ada", "ben"], ["ben"], ["ada", "ben"]]
+
+
+@pytest.mark.parametrize("rail", ["book", "stripe"])
+def test_a_batch_is_laid_out_as_each_draft_is(rail: str) -> None:
+    """Whatever one draft alone is refused for, a batch is not laid out by columns; else columns say the same."""
+    found = {
+        (name, "USD"): Party(number, name, "USD", kind)
+        for number, (name, kind) in enumerate([("ada", "customer"), ("ben", "customer"), ("shop", "merchant")], 1)
+    }
+    found |= {("acc_ada", "USD"): found["ada", "USD"], ("acc_other", "USD"): Party(9, "ada", "JPY", "customer")}
+    names = ["ada", "ben", "shop", "acc_ada", "acc_other", "nobody", None]
+    seen: set[bool] = set()
+    for debit, credit, kind, minor in product(names, names, [None, *Kind], [1, 0]):
+        draft = Draft(Money(minor, "USD"), rail, kind, debit, credit)
+        columns = all_sides(Drafts.of([draft]), found)
+        try:
+            found_kind, payer, payee = sides(draft, found)
+        except Rejected:
+            assert columns is None, draft
+        else:
+            assert columns == ([found_kind], [payer.id if payer else 0], [payee.id if payee else 0]), draft
+        seen.add(columns is None)
+    assert seen == {True, False}
+
+
+@pytest.mark.parametrize("key", ["", " ", "\t\n", "k\0", "k" * 1_001, "ü" * 501, "k", " k ", "ü" * 250, "€" * 250])
+def test_no_key_is_sound_that_is_none(key: str) -> None:
+    """What all of a batch are asked at once is no more than what each is asked."""
+    try:
+        idempotency.check(key)
+    except InvalidInput:
+        assert not idempotency.are_sound(["fine", key])
+    else:
+        assert idempotency.are_sound(["fine", key])

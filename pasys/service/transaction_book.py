@@ -26,6 +26,8 @@ from pasys.errors import Rejected, TransferRefused
 from pasys.events import Facts, TransactionSucceeded
 from pasys.service import ledger
 from pasys.service.transaction_draft import (
+    DEPOSITS,
+    WITHDRAWALS,
     Claims,
     Created,
     Drafts,
@@ -100,8 +102,8 @@ class _Book:
             parts[asset] = _Part(
                 [*compress(at, mine)],
                 [*compress(kinds, mine)],
-                [number or others["external:deposits", asset] for number in compress(debits, mine)],
-                [number or others["external:withdrawals", asset] for number in compress(credits, mine)],
+                [number or others[DEPOSITS, asset] for number in compress(debits, mine)],
+                [number or others[WITHDRAWALS, asset] for number in compress(credits, mine)],
             )
         return parts
 

@@ -27,6 +27,10 @@ from pasys.service.ledger import Answers
 
 SQL = queries("transaction")
 OPERATION = "transaction.create"
+DEPOSITS, WITHDRAWALS = (
+    "external:deposits",
+    "external:withdrawals",
+)  # the world outside
 MET_MAX = 250_000  # accounts that a caller of many batches remembers
 _encode = msgspec.json.Encoder().encode
 
@@ -257,9 +261,9 @@ async def systems(unit: Unit, drafts: Drafts) -> dict[tuple[str, str], int]:
     wanted: set[tuple[str, str]] = set()
     for rail, kind, no_payer, no_payee, asset in shapes:
         if rail == BOOK and (no_payer or kind is Kind.DEPOSIT):
-            wanted.add(("external:deposits", asset))
+            wanted.add((DEPOSITS, asset))
         elif rail == BOOK and (no_payee or kind is Kind.WITHDRAWAL):
-            wanted.add(("external:withdrawals", asset))
+            wanted.add((WITHDRAWALS, asset))
         elif _known(rail, unit.settings):
             wanted.add((receivable(rail), asset))
     return {key: await account.system(unit, *key) for key in sorted(wanted)}
@@ -312,7 +316,7 @@ def _kind(said: Kind | None, debit_type: str | None, credit_type: str | None, ra
 
 def outside(draft: Draft) -> tuple[str, str]:
     """The account of the world outside on the other side of a deposit or a withdrawal by book, by name and asset."""
-    return "external:deposits" if draft.debit is None else "external:withdrawals", draft.amount.asset
+    return DEPOSITS if draft.debit is None else WITHDRAWALS, draft.amount.asset
 
 
 def _party(found: Parties, name: str | None, asset: str) -> Party | None:
