@@ -42,6 +42,10 @@ class Piece:
     def column(self, name: str) -> Int64s:
         return self.rows[name].astype(np.int64)
 
+    def sides(self, debit: str, credit: str) -> Int64s:
+        """Two columns as one: of each row its debit side, and then its credit side."""
+        return _both_sides(self.rows[debit], self.rows[credit])
+
     def interleaved(self) -> bytes:
         """Each row with its reference and its seal behind it, as a proof has them."""
         data, size, seals = self.rows.tobytes(), ledger_chain.ROW.itemsize, self.seal.astype(">i8").tobytes()
@@ -120,20 +124,18 @@ class Audit:
         """Take the next rows. Each row is compared with the one before it, so that one wrong row is found once."""
         seq, result = piece.column("seq"), piece.rows["result"]
         self._read_seq(seq)
-        debit, debit_known = self.accounts.position(piece.column("debit"))
-        credit, credit_known = self.accounts.position(piece.column("credit"))
-        accepted = result == 0
-        known = debit_known & credit_known
+        at, known = self.accounts.position(piece.sides("debit", "credit"))
+        accepted, known = result == 0, known[0::2] & known[1::2]
         for i in np.flatnonzero(accepted & ~known).tolist():
             self.found("account", "the row moves an account that is not there", seq=int(seq[i]))
         amount, kind = piece.column("amount"), piece.rows["kind"]
         pending = self._read_holds(piece, seq, amount)
         rows = np.flatnonzero(accepted & known)
         posted = np.where((kind == Kind.DIRECT) | (kind == Kind.POST), amount, 0)
-        for sums, at in ((self.debits, debit), (self.credits, credit)):
-            np.add.at(sums[0], at[rows], pending[rows])
-            np.add.at(sums[1], at[rows], posted[rows])
-        self._read_running(piece, rows, debit[rows], credit[rows], posted[rows])
+        for sums, side in ((self.debits, at[0::2][rows]), (self.credits, at[1::2][rows])):
+            np.add.at(sums[0], side, pending[rows])
+            np.add.at(sums[1], side, posted[rows])
+        self._read_running(piece, rows, at, posted)
         self._read_times(piece, seq)
         self._read_seals(piece, seq)
 
@@ -198,25 +200,24 @@ class Audit:
         pending[where] = changes
         return pending
 
-    def _read_running(self, piece: Piece, rows: Int64s, debit: Int64s, credit: Int64s, posted: Int64s) -> None:
+    def _read_running(self, piece: Piece, rows: Int64s, at: Int64s, posted: Int64s) -> None:
         """Versions and running balances of both sides, each against the row before it on the same account."""
-        k = len(rows)
-        if not k:
+        if not len(rows):
             return
-        at = np.concatenate([debit, credit])
-        order = np.argsort(at * k + np.arange(2 * k) % k)
-        at, row = at[order], rows[order % k]
-        is_debit = order < k
-        version = np.where(is_debit, piece.column("debit_version")[row], piece.column("credit_version")[row])
-        balance = np.where(is_debit, piece.column("debit_balance")[row], piece.column("credit_balance")[row])
-        change = np.where(is_debit, -posted[order % k], posted[order % k])
+        bits = len(at).bit_length()
+        sides = (2 * rows[:, None] + [0, 1]).reshape(-1)
+        places = np.sort(at[sides] << bits | sides)  # by account, and then as the journal has them
+        at, side = places >> bits, places & ((1 << bits) - 1)
+        version = piece.sides("debit_version", "credit_version")[side]
+        balance = piece.sides("debit_balance", "credit_balance")[side]
+        change = _both_sides(-posted, posted)[side]
         first = np.r_[True, at[1:] != at[:-1]]
         version_before = np.where(first, self.version[at], np.roll(version, 1))
         balance_before = np.where(first, self.balance[at], np.roll(balance, 1))
         last = np.r_[first[1:], True]
         self.version[at[last]], self.balance[at[last]] = version[last], balance[last]
-        self._compare("version", piece, row, at, version, version_before + 1)
-        self._compare("running balance", piece, row, at, balance, balance_before + change)
+        self._compare("version", piece, side >> 1, at, version, version_before + 1)
+        self._compare("running balance", piece, side >> 1, at, balance, balance_before + change)
 
     def _compare(self, what: str, piece: Piece, row: Int64s, at: Int64s, found: Int64s, wanted: Int64s) -> None:
         wrong = np.flatnonzero(found != wanted)
@@ -252,6 +253,12 @@ class Audit:
     def _broken(self, flag: int, detail: str, broken: Bools) -> None:
         for i in np.flatnonzero(broken & (self.accounts.flags & flag != 0))[:FINDINGS_MAX].tolist():
             self.found("limit", detail, number=int(self.accounts.number[i]))
+
+
+def _both_sides(debit: Int64s, credit: Int64s) -> Int64s:
+    both = np.empty(2 * len(debit), np.int64)
+    both[0::2], both[1::2] = debit, credit
+    return both
 
 
 def _hold(hold: tuple[int, int, int, int] | None) -> str:

@@ -14,6 +14,7 @@ from pasys.domain.ledger_answer import Answer
 from pasys.domain.ledger_columns import Bools, Columns, Int64s
 
 Earlier = Mapping[UUID, Recorded | Answer]
+SORTED_FROM = 2_000  # numbers: from here on it is cheaper to look them up in their order, which memory is read in
 _FINISHING = np.array(sorted(FINISHING), np.int64)
 
 
@@ -38,8 +39,16 @@ class Accounts:
         """Where each number stands, and whether it is there at all."""
         if not len(self):
             return np.zeros(len(numbers), np.int64), np.zeros(len(numbers), np.bool_)
-        at = np.minimum(np.searchsorted(self.number, numbers), len(self) - 1)
+        at = np.minimum(self._search(numbers), len(self) - 1)
         return at, self.number[at] == numbers
+
+    def _search(self, numbers: Int64s) -> Int64s:
+        if len(numbers) < SORTED_FROM:
+            return np.searchsorted(self.number, numbers)
+        order = np.argsort(numbers)
+        at = np.empty(len(numbers), np.int64)
+        at[order] = np.searchsorted(self.number, numbers[order])
+        return at
 
 
 @dataclass(frozen=True, slots=True)
