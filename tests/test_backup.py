@@ -17,6 +17,7 @@ from pasys import config, errors
 from pasys.cli.main import run
 from pasys.stack import archive, backup, client, disk, process, restore, wal
 from pasys.stack.doctor import doctor
+from pasys.stack.supervisor import ARCHIVE_LATE_S
 from tests import backup_kit, stack_kit
 from tests.backup_kit import PASYS, cluster, pay, to_archive
 from tests.stack_kit import ask, fill, until
@@ -117,7 +118,9 @@ def test_an_archive_that_refuses_is_seen(stack: Path, capsys: pytest.CaptureFixt
     pay(stack, "a")
     held = str(ask(stack, "select pg_walfile_name(pg_switch_wal())"))
     until(lambda: any(found.name == "archive" and not found.ok for found in doctor(stack)), timeout_s=60)
-    until(lambda: client.status(stack).warning is not None, timeout_s=120)
+    waits = stack / "data" / "postgres" / "pg_wal" / "archive_status" / f"{held}.ready"
+    os.utime(waits, (closed := waits.stat().st_mtime - ARCHIVE_LATE_S, closed))  # as if it had waited for so long
+    until(lambda: client.status(stack).warning is not None, timeout_s=60)
     assert run(["--home", str(stack), "status", "--json"]) == 7
     assert json.loads(capsys.readouterr().out)["error"]["code"] == "archive_behind"
     assert client.up(stack).already_running  # it is no reason not to work
