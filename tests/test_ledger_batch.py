@@ -12,7 +12,8 @@ from pasys.domain.ledger_batch import SORTED_FROM, Accounts
 def test_accounts_are_found_however_many_are_asked_for(count: int) -> None:
     """Where each number stands; those between, before and behind the accounts are not there."""
     draw = np.random.default_rng(count)
-    numbers = np.unique(draw.integers(0, 5_000, 1_500)) * 2 + 10
+    numbers = np.unique(draw.integers(0, 5_000, 2 * SORTED_FROM)) * 2 + 10
+    assert len(numbers) > SORTED_FROM
     none = np.zeros(len(numbers), np.int64)
     accounts = Accounts(numbers, none != 0, none, none, none, none, none, none, none)
     asked = draw.integers(0, 10_050, count)

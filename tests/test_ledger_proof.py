@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import io
 import random
 from collections.abc import Mapping
@@ -48,8 +47,8 @@ async def fill(db: Database, seed: int, rounds: int, *, start_s: int = 0) -> Non
 
 
 async def verified(db: Database, known: Mapping[str, Mapping[int, bytes]] | None = None) -> Verification:
-    async with db.unit() as unit, db.unit() as beside:
-        return await verify(unit, known=known, beside=beside)
+    async with db.unit() as unit:
+        return await verify(unit, known=known)
 
 
 def kept(made: list[Checkpoint]) -> dict[str, dict[int, bytes]]:
@@ -135,20 +134,6 @@ async def test_rows_deleted_inserted_or_exchanged_are_found(
     assert not found.ok and (what, seq) in {(one.what, one.seq) for one in found.findings}
     if seq is not None:
         assert min(one.seq for one in found.findings if one.seq is not None) == seq
-
-
-async def test_a_proof_that_fails_leaves_nothing_behind(db: Database) -> None:
-    """Where the reading stops with an error, so does the looking up of ids, though a lock keeps it from ending."""
-    await fill(db, 3, 4)
-
-    def progress(*_: object) -> None:
-        raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        async with db.unit() as unit, db.unit() as beside:
-            await unit.rows("lock table transfer_key in access exclusive mode")
-            await asyncio.wait_for(verify(unit, beside=beside, progress=progress), 30)
-    assert (await verified(db)).ok
 
 
 REWRITE = """

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pasys.cli.console import Noun, ask, ask_database, say, show, show_refused
+from pasys.cli.console import Noun, ask, say, show, show_refused
 from pasys.cli.options import (
     TABLE,
     AssetCode,
@@ -26,7 +26,7 @@ from pasys.cli.options import (
 from pasys.errors import BooksDoNotHold, InvalidInput
 
 if TYPE_CHECKING:
-    from pasys.db import Database, Unit
+    from pasys.db import Unit
 
 app = Noun("ledger", "The books: verify them, read them.")
 
@@ -73,23 +73,21 @@ def verify(
         return
     known = proofs.read_checkpoints(kept) if kept is not None else None
 
-    async def question(database: Database) -> Any:
+    async def question(unit: Unit) -> Any:
         from pasys.adapters.signer import open_signer
         from pasys.service import ledger_checkpoint, ledger_verify
 
-        async with database.unit() as unit, database.unit() as beside:
-            signer = open_signer(unit.settings)
-            return await ledger_verify.verify(
-                unit,
-                progress=_progress if sys.stderr.isatty() else None,
-                starts=None if full or known else await ledger_checkpoint.starts(unit, signer),
-                known=known,
-                vouched=await ledger_checkpoint.vouched(unit, signer),
-                archives=archives,
-                beside=beside,
-            )
+        signer = open_signer(unit.settings)
+        return await ledger_verify.verify(
+            unit,
+            progress=_progress if sys.stderr.isatty() else None,
+            starts=None if full or known else await ledger_checkpoint.starts(unit, signer),
+            known=known,
+            vouched=await ledger_checkpoint.vouched(unit, signer),
+            archives=archives,
+        )
 
-    found = ask_database(question)
+    found = ask(question)
     _answer(found, output, "The books hold: {0.transfers:,} transfers, {0.accounts:,} accounts.")
     if output is TABLE and (full or known):
         for asset, seq in found.archived.items():

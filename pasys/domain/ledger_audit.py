@@ -43,7 +43,7 @@ class Piece:
         return self.rows[name].astype(np.int64)
 
     def sides(self, debit: str, credit: str) -> Int64s:
-        """Two columns as one: of each row its debit side, and then its credit side."""
+        """Two columns as one: the debit side of row i stands at 2 * i, its credit side behind it."""
         return _both_sides(self.rows[debit], self.rows[credit])
 
     def interleaved(self) -> bytes:
@@ -124,17 +124,17 @@ class Audit:
         """Take the next rows. Each row is compared with the one before it, so that one wrong row is found once."""
         seq, result = piece.column("seq"), piece.rows["result"]
         self._read_seq(seq)
-        at, known = self.accounts.position(piece.sides("debit", "credit"))
-        accepted, known = result == 0, known[0::2] & known[1::2]
+        at, there = self.accounts.position(piece.sides("debit", "credit"))
+        accepted, known = result == 0, there[0::2] & there[1::2]
         for i in np.flatnonzero(accepted & ~known).tolist():
             self.found("account", "the row moves an account that is not there", seq=int(seq[i]))
         amount, kind = piece.column("amount"), piece.rows["kind"]
         pending = self._read_holds(piece, seq, amount)
         rows = np.flatnonzero(accepted & known)
         posted = np.where((kind == Kind.DIRECT) | (kind == Kind.POST), amount, 0)
-        for sums, side in ((self.debits, at[0::2][rows]), (self.credits, at[1::2][rows])):
-            np.add.at(sums[0], side, pending[rows])
-            np.add.at(sums[1], side, posted[rows])
+        for sums, accounts in ((self.debits, at[0::2][rows]), (self.credits, at[1::2][rows])):
+            np.add.at(sums[0], accounts, pending[rows])
+            np.add.at(sums[1], accounts, posted[rows])
         self._read_running(piece, rows, at, posted)
         self._read_times(piece, seq)
         self._read_seals(piece, seq)
@@ -200,13 +200,13 @@ class Audit:
         pending[where] = changes
         return pending
 
-    def _read_running(self, piece: Piece, rows: Int64s, at: Int64s, posted: Int64s) -> None:
+    def _read_running(self, piece: Piece, rows: Int64s, accounts: Int64s, posted: Int64s) -> None:
         """Versions and running balances of both sides, each against the row before it on the same account."""
         if not len(rows):
             return
-        bits = len(at).bit_length()
+        bits = len(accounts).bit_length()
         sides = (2 * rows[:, None] + [0, 1]).reshape(-1)
-        places = np.sort(at[sides] << bits | sides)  # by account, and then as the journal has them
+        places = np.sort(accounts[sides] << bits | sides)  # by account, and then as the journal has them
         at, side = places >> bits, places & ((1 << bits) - 1)
         version = piece.sides("debit_version", "credit_version")[side]
         balance = piece.sides("debit_balance", "credit_balance")[side]

@@ -14,7 +14,7 @@ from pasys.domain.ledger_answer import Answer
 from pasys.domain.ledger_columns import Bools, Columns, Int64s
 
 Earlier = Mapping[UUID, Recorded | Answer]
-SORTED_FROM = 2_000  # numbers: from here on it is cheaper to look them up in their order, which memory is read in
+SORTED_FROM = 2_000  # numbers, and accounts: from here on sorting them costs less than jumping through memory
 _FINISHING = np.array(sorted(FINISHING), np.int64)
 
 
@@ -43,7 +43,7 @@ class Accounts:
         return at, self.number[at] == numbers
 
     def _search(self, numbers: Int64s) -> Int64s:
-        if len(numbers) < SORTED_FROM:
+        if len(numbers) < SORTED_FROM or len(self) < SORTED_FROM:
             return np.searchsorted(self.number, numbers)
         order = np.argsort(numbers)
         at = np.empty(len(numbers), np.int64)

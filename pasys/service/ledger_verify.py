@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -21,8 +21,6 @@ from pasys.service import ledger_wire as wire
 SQL = queries("ledger")
 PIECE = 20_000
 Progress = Callable[[str, int, int], None]
-A = TypeVar("A")
-B = TypeVar("B")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,16 +45,14 @@ async def verify(
     known: Mapping[str, Mapping[int, bytes]] | None = None,
     vouched: Mapping[str, str] | None = None,
     archives: Path | None = None,
-    beside: Unit | None = None,
 ) -> Verification:
     """Derive all books again from the journal, while others go on posting.
 
     `progress` is told the asset, how far it has come, and how far it is to go. `starts` are proven states to begin at,
     by asset; `known` are hashes that rows must have, by asset and seq, from a checkpoint that is kept elsewhere;
     `vouched` are the hashes that were signed of the states which follow what is archived. `archives` is a folder that
-    has what is archived: it is then read from the first transfer. `beside` is another unit, in which ids are looked
-    up while the journal is read in this one; without, one waits for the other. Memory grows with accounts and open
-    holds, not with the journal. Raises InvalidInput and ArchiveBroken for what is missing or broken in the folder.
+    has what is archived: it is then read from the first transfer. Memory grows with accounts and open holds, not with
+    the journal. Raises InvalidInput and ArchiveBroken for what is missing or broken in the folder.
     """
     findings: list[Finding] = []
     transfers = accounts = 0
@@ -65,7 +61,7 @@ async def verify(
     for (asset,) in await unit.rows(SQL["assets"]):
         opening = await ledger_opening.state(unit, asset)
         start = _later((starts or {}).get(asset), opening) or beginning(asset)
-        how: dict[str, Any] = {"progress": progress, "known": (known or {}).get(asset), "beside": beside}
+        how: dict[str, Any] = {"progress": progress, "known": (known or {}).get(asset)}
         if opening is not None and archives is not None:
             audit, rows = await audited(unit, asset, beginning(asset), archives=archives, opening=opening, **how)
         else:
@@ -107,7 +103,6 @@ async def audited(
     known: Mapping[int, bytes] | None = None,
     archives: Path | None = None,
     opening: State | None = None,
-    beside: Unit | None = None,
 ) -> tuple[Audit, int]:
     """One asset's books, derived from a state up to now; the audit behind its last row, and the rows that it read.
 
@@ -122,12 +117,10 @@ async def audited(
     if archives is not None and opening is not None:
         rows = await ledger_across.read(unit, audit, archives, opening, known=marks, progress=progress)
     behind = audit.last_seq
-    marks = {seq: marks[seq] for seq in marks if seq > behind}
-    walk, looking = _walk(unit, audit, last_seq, progress, marks), _ids(beside or unit, asset, behind, last_seq)
-    walked, ids = await _both(walk, looking)
+    rows += await _walk(unit, audit, last_seq, progress, {seq: marks[seq] for seq in marks if seq > behind})
     audit.finish(last_seq=last_seq, max_seq=state["max_seq"], last_hash=bytes(state["last_hash"]), holds=_holds(state))
-    _compare_ids(audit, ids, last_seq)
-    return audit, rows + walked
+    await _keys(unit, audit, behind, last_seq)
+    return audit, rows
 
 
 async def _walk(unit: Unit, audit: Audit, last_seq: int, progress: Progress | None, known: Mapping[int, bytes]) -> int:
@@ -177,38 +170,15 @@ def _piece(sent: dict[str, Any]) -> Piece:
     return Piece(rows, bytes(sent["texts"] or b""), seals.astype(np.int64))
 
 
-class _Ids(NamedTuple):
-    """The first rows whose id does not stand for them, and how many ids there are up to the last row."""
-
-    strangers: list[int]
-    in_all: int
-
-
-async def _ids(unit: Unit, asset: str, after_seq: int, last_seq: int) -> _Ids:
-    asked: dict[str, Any] = {"asset": asset, "after_seq": after_seq, "last_seq": last_seq}
-    strangers = []
-    if await unit.value(SQL["audit_keys_wrong"], **asked):
-        strangers = [row.seq for row in await unit.rows(SQL["audit_keys"], **asked)]
-    return _Ids(strangers, await unit.value(SQL["audit_key_count"], asset=asset, last_seq=last_seq))
-
-
-def _compare_ids(audit: Audit, ids: _Ids, last_seq: int) -> None:
+async def _keys(unit: Unit, audit: Audit, after_seq: int, last_seq: int) -> None:
     """Every row's id stands for it, and no id stands for a row that there is not."""
-    for seq in ids.strangers:
-        audit.found("id", "the row's id does not stand for it: it could be posted again", seq=seq)
-    if ids.in_all != last_seq:
-        audit.found("id", f"{ids.in_all} ids stand for {last_seq} rows")
-
-
-async def _both(one: Coroutine[Any, Any, A], other: Coroutine[Any, Any, B]) -> tuple[A, B]:
-    """What both return, done at the same time. Where one fails or the caller is gone, neither is left behind."""
-    tasks = asyncio.create_task(one), asyncio.create_task(other)
-    try:
-        return await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks)
+    asked: dict[str, Any] = {"asset": audit.asset, "after_seq": after_seq, "last_seq": last_seq}
+    if await unit.value(SQL["audit_keys_wrong"], **asked):
+        for row in await unit.rows(SQL["audit_keys"], **asked):
+            audit.found("id", "the row's id does not stand for it: it could be posted again", seq=row.seq)
+    count = await unit.value(SQL["audit_key_count"], asset=audit.asset, last_seq=last_seq)
+    if count != last_seq:
+        audit.found("id", f"{count} ids stand for {last_seq} rows")
 
 
 def _accounts(state: dict[str, Any]) -> Accounts:
