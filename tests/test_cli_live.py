@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -142,6 +143,32 @@ async def test_books_that_do_not_hold_exit_9(db: Database, settings: Settings, p
     code, found = await pasys("ledger", "verify")
     assert code == 9 and found["ok"] is False
     assert found["error"]["code"] == "books_do_not_hold" and found["findings"]
+
+
+async def test_checkpoints_kept_in_a_file_vouch_for_the_books(
+    db: Database, settings: Settings, pasys: Any, tmp_path: Path
+) -> None:
+    """`ledger checkpoint --json` into a file, and `ledger verify --full --checkpoint` of it, as README has it."""
+    await pasys("account", "open", "alice", "--asset", "USD")
+    for _ in range(3):
+        await fund(db, "alice", 1250)
+    kept = tmp_path / "kept.json"
+    kept.write_text(json.dumps((await pasys("ledger", "checkpoint"))[1]), encoding="utf-8")
+    asked = ("ledger", "verify", "--full", "--checkpoint", str(kept))
+    assert (await pasys(*asked))[0] == 0
+    forged = json.loads(kept.read_text(encoding="utf-8"))
+    forged["checkpoints"][0]["hash"] = "00" * 32
+    kept.write_text(json.dumps(forged), encoding="utf-8")
+    code, found = await pasys(*asked)
+    assert code == 9 and found["findings"][0]["what"] == "checkpoint"
+    assert found["error"]["message"].endswith("does not have the hash that the checkpoint knows (row 3)")
+    kept.write_text("{}", encoding="utf-8")
+    assert (await pasys(*asked))[0] == 2
+    with psycopg.connect(settings.require("database_url"), autocommit=True) as connection:
+        connection.execute("set session_replication_role = replica")
+        connection.execute("update transfer set amount = amount + 1 where seq = 2")
+    code, found = await pasys("ledger", "verify", "--full")
+    assert code == 9 and found["findings"][0]["seq"] == 2 and "(row 2, acc_" in found["error"]["message"]
 
 
 async def test_schema_stands_and_has_nothing_to_do(pasys: Any) -> None:

@@ -243,8 +243,7 @@ class Rig:
         async with self.db.unit() as unit:
             found = await ledger.verify(unit)
         if not found.ok:
-            first = found.findings[0]
-            raise BooksDoNotHold(finding=f"after {case}: {first.what}: {first.detail}")
+            raise BooksDoNotHold(finding=f"after {case}: {found.findings[0]}")
         return True
 
     async def _settle(self) -> None:

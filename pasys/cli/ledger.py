@@ -97,8 +97,7 @@ def verify(
 def _answer(found: Any, output: Output, says: str) -> None:
     _end_progress()
     if not found.ok:
-        first = found.findings[0]
-        show_refused(found, output, BooksDoNotHold(finding=f"{first.what}: {first.detail}"))
+        show_refused(found, output, BooksDoNotHold(finding=str(found.findings[0])))
     show(found, output)
     if output is TABLE:
         say(says.format(found))

@@ -107,8 +107,7 @@ def restore(
         copy = msgspec.structs.replace(known, database_url=restored.url)
         report = _examined(copy, restored, to=until, drill=drill, began=began, live=live, origin=known)
         if not report.ok:
-            finding = report.findings[0]
-            show_refused(report, output, BooksDoNotHold(finding=f"{finding.what}: {finding.detail}"))
+            show_refused(report, output, BooksDoNotHold(finding=str(report.findings[0])))
         if not drill:
             _let_go(known)
     show(report, output)
@@ -152,8 +151,7 @@ def _elsewhere(known: Settings, *, yes: bool, output: Output) -> None:
         verify_time_s = round(time.monotonic() - started, 3)
         if not books.ok:
             refused = Adopted(False, verify_time_s, books.transfers, 0, 0, books.findings)
-            finding = books.findings[0]
-            show_refused(refused, output, BooksDoNotHold(finding=f"{finding.what}: {finding.detail}"))
+            show_refused(refused, output, BooksDoNotHold(finding=str(books.findings[0])))
         resumed = _ask(known, lambda unit: backup.resume(unit, whole=False))
         _let_go(known)
         restores.empty_bus(known)

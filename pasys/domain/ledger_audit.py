@@ -5,6 +5,7 @@ It keeps one set of counters for each account and the open holds in memory, and 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -30,14 +31,23 @@ class Finding:
     account: str | None
     detail: str
 
+    def __str__(self) -> str:
+        where = [f"row {self.seq}"] if self.seq is not None else []
+        where += [self.account] if self.account is not None else []
+        return f"{self.asset}: {self.what}: {self.detail}" + (f" ({', '.join(where)})" if where else "")
+
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Consecutive rows of one asset's journal as they are hashed, their references end to end, and their seals."""
+    """Consecutive rows of one asset's journal as they are hashed, their references end to end, and their seals.
+
+    `disguised` are those that name the zero id, or infinity as a deadline: they are hashed as if they named none.
+    """
 
     rows: Rows
     texts: bytes
     seal: Int64s
+    disguised: Sequence[int] = ()
 
     def column(self, name: str) -> Int64s:
         return self.rows[name].astype(np.int64)
@@ -116,9 +126,13 @@ class Audit:
         return State(self.last_seq, self.last_hash, self.recorded_at, self.accounts.number[moved], sums, holds)
 
     def found(self, what: str, detail: str, *, seq: int | None = None, number: int | None = None) -> None:
-        if len(self.findings) < FINDINGS_MAX:
-            account = None if number is None else account_id(number)
-            self.findings.append(Finding(what, self.asset, seq, account, detail))
+        account = None if number is None else account_id(number)
+        self.findings.append(Finding(what, self.asset, seq, account, detail))
+
+    def keep_first(self) -> None:
+        """Of what was found, what the first rows have; behind it, what belongs to none."""
+        self.findings.sort(key=lambda one: (one.seq is None, one.seq or 0))
+        del self.findings[FINDINGS_MAX:]
 
     def read(self, piece: Piece) -> None:
         """Take the next rows. Each row is compared with the one before it, so that one wrong row is found once."""
@@ -138,6 +152,9 @@ class Audit:
         self._read_running(piece, rows, at, posted)
         self._read_times(piece, seq)
         self._read_seals(piece, seq)
+        for row in piece.disguised:
+            self.found("seal", "the row names what its seal says is not there", seq=row)
+        self.keep_first()
 
     def finish(self, *, last_seq: int, max_seq: int, last_hash: bytes, holds: dict[bytes, Open]) -> None:
         """Compare what the journal amounts to with the asset's row, its accounts and its open holds."""

@@ -115,7 +115,8 @@ select s.last_seq, s.last_hash,
 
 -- :audit_piece
 -- Rows in order, each as it is hashed but for its reference (pasys/domain/ledger_chain.py), one behind the other; their
--- seals, and their references. Columns by array_agg and array_send would cost half as much again, rows ten times.
+-- seals, their references, and who says in so many words what is hashed as nothing. Columns by array_agg and array_send
+-- would cost half as much again, rows ten times.
 select string_agg(
            int8send(seq) || uuid_send(id) || int8send(debit) || int8send(credit) || int8send(amount)
            || int2send(kind) || int2send(code) || int2send(result)
@@ -127,7 +128,10 @@ select string_agg(
            || coalesce(uuid_send(corrects), '\x00000000000000000000000000000000')
            || coalesce(int4send(octet_length(reference)), '\xffffffff'), '') as rows,
        string_agg(int8send(seal), '') as seals,
-       string_agg(convert_to(reference, 'UTF8'), '') as texts
+       string_agg(convert_to(reference, 'UTF8'), '') as texts,
+       array_send(array_agg(seq) filter (
+           where expires_at = 'infinity' or '00000000-0000-0000-0000-000000000000' in (pending_id, corrects)
+       )) as disguised
   from (select * from transfer
          where asset = %(asset)s and seq > %(after_seq)s and seq <= %(last_seq)s
          order by seq limit %(limit)s) piece
@@ -146,4 +150,7 @@ select count(*) from transfer t
  where t.asset = %(asset)s and t.seq > %(after_seq)s and t.seq <= %(last_seq)s and k.id is null
 
 -- :audit_key_count
-select count(*) from transfer_key where asset = %(asset)s and seq <= %(last_seq)s
+--- The ids up to a row, and those that stand for rows behind the asset's last, whoever posts meanwhile.
+select count(*) filter (where seq <= %(last_seq)s) as up_to,
+       count(*) filter (where seq > (select last_seq from asset where code = %(asset)s)) as behind
+  from transfer_key where asset = %(asset)s

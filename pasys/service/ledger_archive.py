@@ -188,8 +188,7 @@ async def _walk(
     async for piece in pieces(unit, part.asset, start.seq, part.last_seq):
         audit.read(piece)
         if audit.findings:
-            first = audit.findings[0]
-            raise BooksDoNotHold(finding=f"{part.asset}: {first.what}: {first.detail} (row {first.seq})")
+            raise BooksDoNotHold(finding=str(audit.findings[0]))
         put(ledger_archive.encode_block(piece.rows, piece.texts))
         await _keep_answers(unit, part.asset, piece)
         if progress is not None:

@@ -27,9 +27,7 @@ async def checkpoint(unit: Unit, signer: Signer, *, progress: Progress | None = 
         start = await begin(unit, row.asset, await start_of(unit, signer, row.asset))
         audit, _ = await audited(unit, row.asset, start, progress=progress)
         if audit.findings:
-            first = audit.findings[0]
-            where = "" if first.seq is None else f" (row {first.seq})"
-            raise BooksDoNotHold(finding=f"{first.asset}: {first.what}: {first.detail}{where}")
+            raise BooksDoNotHold(finding=str(audit.findings[0]))
         made.append(await _sign(unit, signer, audit))
     return made
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,7 @@ async def verify(
     has what is archived: it is then read from the first transfer. Memory grows with accounts and open holds, not with
     the journal. Raises InvalidInput and ArchiveBroken for what is missing or broken in the folder.
     """
-    findings: list[Finding] = []
+    findings: list[list[Finding]] = []
     transfers = accounts = 0
     since: dict[str, int] = {}
     archived: dict[str, int] = {}
@@ -72,8 +72,17 @@ async def verify(
             _vouch(audit, start, vouched)
         transfers, accounts = transfers + rows, accounts + len(audit.accounts)
         since[asset] = 0 if archives is not None else start.seq
-        findings += audit.findings
-    return Verification(not findings, transfers, accounts, since, archived, findings[:FINDINGS_MAX])
+        findings.append(audit.findings)
+    findings.append(_missing(known or {}, since))
+    firsts, rest = [some[0] for some in findings if some], [one for some in findings for one in some[1:]]
+    return Verification(not firsts, transfers, accounts, since, archived, [*firsts, *rest][:FINDINGS_MAX])
+
+
+def _missing(known: Mapping[str, Mapping[int, bytes]], assets: Container[str]) -> list[Finding]:
+    """Of what checkpoints know, the assets that are gone with all of their rows."""
+    detail = "a checkpoint knows this row, and these books do not have the asset"
+    gone = [asset for asset in known if known[asset] and asset not in assets]
+    return [Finding("checkpoint", asset, max(known[asset]), None, detail) for asset in gone]
 
 
 def _later(proven: State | None, opening: State | None) -> State | None:
@@ -120,6 +129,7 @@ async def audited(
     rows += await _walk(unit, audit, last_seq, progress, {seq: marks[seq] for seq in marks if seq > behind})
     audit.finish(last_seq=last_seq, max_seq=state["max_seq"], last_hash=bytes(state["last_hash"]), holds=_holds(state))
     await _keys(unit, audit, behind, last_seq)
+    audit.keep_first()
     return audit, rows
 
 
@@ -167,7 +177,7 @@ async def pieces(
 
 def _piece(sent: dict[str, Any]) -> Piece:
     rows, seals = np.frombuffer(sent["rows"], ledger_chain.ROW), np.frombuffer(sent["seals"], ">i8")
-    return Piece(rows, bytes(sent["texts"] or b""), seals.astype(np.int64))
+    return Piece(rows, bytes(sent["texts"] or b""), seals.astype(np.int64), wire.read_int8s(sent["disguised"]).tolist())
 
 
 async def _keys(unit: Unit, audit: Audit, after_seq: int, last_seq: int) -> None:
@@ -176,9 +186,11 @@ async def _keys(unit: Unit, audit: Audit, after_seq: int, last_seq: int) -> None
     if await unit.value(SQL["audit_keys_wrong"], **asked):
         for row in await unit.rows(SQL["audit_keys"], **asked):
             audit.found("id", "the row's id does not stand for it: it could be posted again", seq=row.seq)
-    count = await unit.value(SQL["audit_key_count"], asset=audit.asset, last_seq=last_seq)
-    if count != last_seq:
-        audit.found("id", f"{count} ids stand for {last_seq} rows")
+    ((up_to, behind),) = await unit.rows(SQL["audit_key_count"], asset=audit.asset, last_seq=last_seq)
+    if up_to != last_seq:
+        audit.found("id", f"{up_to} ids stand for {last_seq} rows")
+    if behind:
+        audit.found("id", f"{behind} ids stand for rows behind the last")
 
 
 def _accounts(state: dict[str, Any]) -> Accounts:

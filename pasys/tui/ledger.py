@@ -209,9 +209,4 @@ def verdict(found: Verification) -> str:
     if found.ok:
         return "The books hold: every balance, hold, limit and seal follows from the journal."
     lines = [f"THE BOOKS DO NOT HOLD: {len(found.findings)} findings, the first of each asset first"]
-    return "\n".join([*lines, *(finding_line(finding) for finding in found.findings)])
-
-
-def finding_line(finding: Any) -> str:
-    place = "" if finding.seq is None else f" at row {finding.seq:,}"
-    return f"{finding.asset}{place}: {finding.what}: {finding.detail}"
+    return "\n".join([*lines, *map(str, found.findings)])

@@ -1,0 +1,133 @@
+"""What an audit finds is told in the order of the rows, and nothing that is gone as a whole is passed over."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import psycopg
+import pytest
+
+from pasys.adapters.signer import open_signer
+from pasys.config import Settings
+from pasys.db import Database
+from pasys.domain.ledger_audit import FINDINGS_MAX
+from pasys.errors import BooksDoNotHold
+from pasys.service import account, ledger, ledger_checkpoint, ledger_verify
+from pasys.service.ledger_verify import verify
+from tests.ledger_batches import Batches
+from tests.ledger_kit import T0, people
+
+
+async def fill(db: Database, asset: str = "USD") -> None:
+    """Some hundreds of rows of every kind."""
+    async with db.unit(now=T0) as unit:
+        source = await account.system(unit, "external:deposits", asset)
+        numbers = [source, *await people(unit, *[f"user_{i}" for i in range(8)], asset=asset)]
+    batches = Batches(ord(asset[0]), numbers, asset)
+    for second in range(6):
+        now = T0 + timedelta(seconds=second)
+        async with db.unit(now=now) as unit:
+            await ledger.post(unit, batches.batch(60, now), refuse=False)
+
+
+CHECKS = ("transfer_amount", "transfer_kind", "transfer_pending", "transfer_expires")
+CHECKS += ("account_credit_limit", "account_debit_limit")
+
+
+def tamper(db: Database, *statements: str) -> None:
+    """As superuser, behind everybody's back."""
+    with psycopg.connect(db.url, autocommit=True) as superuser:
+        superuser.execute("set session_replication_role = replica")
+        for name in CHECKS:
+            superuser.execute(f"alter table {name.split('_')[0]} drop constraint if exists {name}_check".encode())
+        for statement in statements:
+            superuser.execute(statement.encode())
+
+
+SEAL_5 = "update transfer set effective_at = effective_at - interval '1 day' where seq = 5"
+
+
+@pytest.mark.parametrize(
+    ("statements", "seq"),
+    [
+        ([SEAL_5, "delete from transfer where seq = 20"], 5),
+        (["update transfer set debit_balance = debit_balance + 1 where seq = 3",
+          "update transfer set debit_version = debit_version + 1 where seq = 26"], 3),
+        ([SEAL_5, "update transfer set recorded_at = recorded_at - interval '9 days' where seq = 26"], 5),
+        ([SEAL_5, "update transfer set debit_version = debit_version + seq, credit_version = credit_version + seq "
+          "where seq > 30"], 5),
+        ([SEAL_5, "delete from transfer_key where seq = 4"], 4),
+        (["delete from transfer_key where seq = 9", "update account set version = version + 1"], 9),
+    ],
+)  # fmt: skip
+async def test_the_first_wrong_row_comes_first(db: Database, statements: list[str], seq: int) -> None:
+    """Whatever else is wrong behind it, and however much; what belongs to no row comes last."""
+    await fill(db)
+    tamper(db, *statements)
+    async with db.unit() as unit:
+        found = (await verify(unit)).findings
+    assert found[0].seq == seq and f"row {seq}" in str(found[0])
+    assert len(found) <= FINDINGS_MAX
+    seqs = [one.seq for one in found]
+    assert seqs == sorted(seqs, key=lambda row: (row is None, row or 0))
+
+
+@pytest.mark.parametrize("piece", [20, 20_000])
+async def test_each_asset_says_its_first_wrong_row(db: Database, piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where another one has more to say than is listed."""
+    monkeypatch.setattr(ledger_verify, "PIECE", piece)
+    for asset in ("EUR", "USD"):
+        await fill(db, asset)
+    tamper(
+        db,
+        "update transfer set debit_version = debit_version + seq * seq where asset = 'EUR' and seq > 40",
+        "update transfer set code = code # 1::int2 where asset = 'USD' and seq = 50",
+    )
+    async with db.unit() as unit:
+        found = (await verify(unit)).findings
+    assert len(found) == FINDINGS_MAX and [one.asset for one in found[:3]] == ["EUR", "USD", "EUR"]
+    assert found[0].seq is not None and 40 < found[0].seq < 60 and found[1].seq == 50
+
+
+@pytest.mark.parametrize(
+    ("statement", "said"),
+    [
+        ("insert into transfer_key values (gen_random_uuid(), 'USD', 100000)", "1 ids stand for rows behind the last"),
+        ("update transfer set expires_at = 'infinity' where seq = 7", "row 7"),
+        ("update transfer set corrects = '00000000-0000-0000-0000-000000000000' where seq = 7", "row 7"),
+        ("update transfer set pending_id = '00000000-0000-0000-0000-000000000000' where seq = 7", "row 7"),
+        ("update account set flags = 3 where name = 'external:deposits'", "limit: debits exceed credits (acc_"),
+        ("update account set flags = 3 where name = 'user_1'", "limit: credits exceed debits (acc_"),
+    ],
+)
+async def test_what_changes_no_hash_is_found_too(db: Database, statement: str, said: str) -> None:
+    """An id too many, none that is written as something, and a limit that is not kept."""
+    await fill(db)
+    async with db.unit() as unit:
+        assert (await verify(unit)).ok
+    tamper(db, statement)
+    async with db.unit() as unit:
+        found = (await verify(unit)).findings
+    assert found and said in str(found[0]), found[:3]
+
+
+async def test_an_asset_that_is_gone_is_missed_by_a_kept_checkpoint(db: Database, settings: Settings) -> None:
+    """With everything that belonged to it: then nothing is left that could say so but what is kept elsewhere."""
+    await fill(db)
+    async with db.unit() as unit:
+        (made,) = await ledger_checkpoint.checkpoint(unit, open_signer(settings))
+    tables = ("transfer", "transfer_key", "hold", "checkpoint_state", "checkpoint", "account", "asset")
+    tamper(db, *[f"delete from {table}" for table in tables])
+    async with db.unit() as unit:
+        assert (await verify(unit)).ok
+        (found,) = (await verify(unit, known={"USD": {made.seq: bytes.fromhex(made.hash)}, "EUR": {}})).findings
+    assert (found.what, found.asset, found.seq) == ("checkpoint", "USD", made.seq)
+
+
+async def test_nothing_is_signed_over_a_row_that_is_wrong(db: Database, settings: Settings) -> None:
+    """A checkpoint is not made, and the row is named."""
+    await fill(db)
+    tamper(db, SEAL_5)
+    async with db.unit() as unit:
+        with pytest.raises(BooksDoNotHold, match=r"USD: seal: .* \(row 5\)"):
+            await ledger_checkpoint.checkpoint(unit, open_signer(settings))
