@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import random
 from datetime import datetime, timedelta
+from itertools import accumulate, pairwise
+from typing import Any
 
 import psycopg
 import pytest
 from msgspec.structs import replace
 
-from pasys.db import Database
+from pasys.db import Database, Unit
 from pasys.domain import posting
 from pasys.errors import AccountNotFound, HistoryMissing, InvalidInput
 from pasys.service import account, ledger, ledger_partition
+from pasys.service.ledger_history import Statement, TransferRow
 from tests.ledger_batches import Batches
 from tests.ledger_kit import T0, direct, hold_of, people
 
@@ -187,19 +190,50 @@ async def replayed(db: Database, seed: int, rounds: int, points: int) -> None:
             assert (await ledger.balance_at(unit, number, at, by=by)).minor == sign * wanted, (at, by)
             if draw.random() < 0.1:
                 trial = await ledger.trial_balance(unit, at=at, by=by)
-                of_asset = [row for row in past if row.asset == asset]
-                assert sum(row.debits.minor for row in trial if row.asset == asset) == sum(
-                    row.amount.minor for row in of_asset
-                )
-                (source,) = [row for row in trial if row.asset == asset and row.name]
-                gone = sum(row.amount.minor for row in of_asset if row.debit == numbers[asset][0])
-                assert source.debits.minor == gone
+                source, *others = numbers[asset]
+                sides = {row.name: (row.debits.minor, row.credits.minor) for row in trial if row.asset == asset}
+                assert sides == {"external:deposits": moves(past, {source}), None: moves(past, set(others))}
             if draw.random() < 0.1:
-                statement = await ledger.statement(unit, number, since=at, by=by, limit=10_000)
-                before = [row for row in moved if (row.effective_at if by == "effective" else row.recorded_at) < at]
-                opening = sum(row.amount.minor * ((row.credit == number) - (row.debit == number)) for row in before)
-                closing = sum(row.amount.minor * ((row.credit == number) - (row.debit == number)) for row in moved)
-                assert (statement.opening.minor, statement.closing.minor) == (sign * opening, sign * closing)
+                until = at + timedelta(minutes=draw.randint(1, 60 * rounds))
+                mine = [row for row in moved if number in (row.debit, row.credit)]
+                moment = {row.seq: row.effective_at if by == "effective" else row.recorded_at for row in mine}
+                opening = sum(change(row, number) for row in mine if moment[row.seq] < at)
+                within = sorted((moment[row.seq], row.seq, change(row, number)) for row in mine
+                                if at <= moment[row.seq] < until)  # fmt: skip
+                balances = list(accumulate([one for _, _, one in within], initial=opening))
+                wanted_lines = [
+                    (time, seq, sign * one, sign * left)
+                    for (time, seq, one), left in zip(within, balances[1:], strict=True)
+                ]
+                pages = await in_pages(unit, number, since=at, until=until, by=by, limit=draw.choice([3, 7, 10_000]))
+                assert [line for page in pages for line in lines_of(page)] == wanted_lines
+                ends = [(page.opening.minor, page.closing.minor) for page in pages]
+                assert (ends[0][0], ends[-1][1]) == (sign * opening, sign * balances[-1])
+                assert all(closed == opened for (_, closed), (opened, _) in pairwise(ends))
+                to_the_end = await ledger.statement(unit, number, since=at, by=by, limit=10_000)
+                assert to_the_end.closing.minor == sign * sum(change(row, number) for row in mine)
+
+
+def change(row: TransferRow, number: int) -> int:
+    return row.amount.minor * ((row.credit == number) - (row.debit == number))
+
+
+def moves(rows: list[TransferRow], numbers: set[int]) -> tuple[int, int]:
+    """What has left these accounts, and what has come."""
+    gone = sum(row.amount.minor for row in rows if row.debit in numbers)
+    return gone, sum(row.amount.minor for row in rows if row.credit in numbers)
+
+
+def lines_of(page: Statement) -> list[tuple[datetime, int, int, int]]:
+    return [(line.at, line.seq, line.amount.minor, line.balance.minor) for line in page.lines]
+
+
+async def in_pages(unit: Unit, number: int, **asked: Any) -> list[Statement]:
+    """A statement, page by page."""
+    pages = [await ledger.statement(unit, number, **asked)]
+    while pages[-1].truncated:
+        pages.append(await ledger.statement(unit, number, after=pages[-1].next, **asked))
+    return pages
 
 
 async def test_any_time_equals_a_replay(db: Database) -> None:
