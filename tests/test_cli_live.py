@@ -171,6 +171,48 @@ async def test_checkpoints_kept_in_a_file_vouch_for_the_books(
     assert code == 9 and found["findings"][0]["seq"] == 2 and "(row 2, acc_" in found["error"]["message"]
 
 
+async def test_the_past_is_asked_for_by_time(db: Database, pasys: Any) -> None:
+    """`account statement --from --to`, `account balance --at`, `ledger trial-balance --at` go so far and no further."""
+    await pasys("account", "open", "alice", "--asset", "USD")
+    moments = []
+    for amount in (100, 20, 3):
+        await fund(db, "alice", amount)
+        async with db.unit() as unit:
+            moments.append((await unit.value("select clock_timestamp()")).isoformat())
+    first, second, third = moments
+
+    async def statement(*asked: str) -> tuple[int, list[int], int]:
+        code, said = await pasys("account", "statement", "alice", *asked)
+        assert code == 0, said
+        amounts = [line["amount_minor"] for line in said["lines"]]
+        return said["opening"]["amount_minor"], amounts, said["closing"]["amount_minor"]
+
+    assert await statement("--from", first, "--to", second) == (100, [20], 120)
+    assert await statement("--from", first) == (100, [20, 3], 123)
+    assert await statement("--to", second, "--by", "recorded") == (0, [100, 20], 120)
+    assert await statement("--from", third) == (123, [], 123)
+    assert (await pasys("account", "statement", "alice", "--from", second, "--to", first))[0] == 2
+    _, held = await pasys("account", "balance", "alice", "--at", second)
+    assert [(one["asset"], one["posted"]["amount_minor"]) for one in held["balances"]] == [("USD", 120)]
+    _, trial = await pasys("ledger", "trial-balance", "--at", second)
+    assert {row["name"]: row["net"]["amount_minor"] for row in trial["rows"]} == {"external:deposits": 120, None: -120}
+
+
+async def test_a_proof_holds_for_the_key_that_one_trusts(db: Database, pasys: Any, tmp_path: Path) -> None:
+    """`ledger export --proof`, and `ledger verify --proof --key` of it: another key's owner has not signed it."""
+    await pasys("account", "open", "alice", "--asset", "USD")
+    await fund(db, "alice", 1250)
+    _, made = await pasys("ledger", "checkpoint")
+    proof = str(tmp_path / "books.proof")
+    code, said = await pasys("ledger", "export", "--proof", proof, "--asset", "USD")
+    assert code == 0, said
+    key = said["public_key"]
+    assert made["checkpoints"] and (await pasys("ledger", "verify", "--proof", proof, "--key", key))[0] == 0
+    other = "3b6a27bcceb6a42d62a3a8d02a6f0d73653215771de243a63ac048a18b59da29"
+    assert (await pasys("ledger", "verify", "--proof", proof, "--key", other))[0] == 9
+    assert (await pasys("ledger", "verify", "--proof", proof, "--key", "no key"))[0] == 2
+
+
 async def test_schema_stands_and_has_nothing_to_do(pasys: Any) -> None:
     """`migrate` shows every revision, plans nothing for a database at the newest, and applies nothing to it."""
     code, found = await pasys("migrate", "status")
