@@ -12,10 +12,11 @@ from pasys.config import Settings
 from pasys.db import Database
 from pasys.domain.ledger_audit import FINDINGS_MAX
 from pasys.errors import BooksDoNotHold
+from pasys.ids import account_id
 from pasys.service import account, ledger, ledger_checkpoint, ledger_verify
 from pasys.service.ledger_verify import verify
 from tests.ledger_batches import Batches
-from tests.ledger_kit import T0, people
+from tests.ledger_kit import SEAL_ANEW, T0, people
 
 
 async def fill(db: Database, asset: str = "USD") -> None:
@@ -131,3 +132,83 @@ async def test_nothing_is_signed_over_a_row_that_is_wrong(db: Database, settings
     async with db.unit() as unit:
         with pytest.raises(BooksDoNotHold, match=r"USD: seal: .* \(row 5\)"):
             await ledger_checkpoint.checkpoint(unit, open_signer(settings))
+
+
+# Sealed anew: the chain fits, and what the rows say does not ----------------------------------------------------------
+
+
+def row_where(db: Database, condition: str) -> int:
+    """The first row behind the tenth of which this is true."""
+    with psycopg.connect(db.url) as connection:
+        found = connection.execute(f"select min(seq) from transfer where seq > 10 and {condition}".encode()).fetchone()
+    assert found is not None and found[0] is not None, condition
+    return found[0]
+
+
+ACCEPTED, POSTED, HELD = "kind = 0 and result = 0", "kind = 2 and result = 0", "kind = 1 and result = 0"
+
+
+@pytest.mark.parametrize(
+    ("condition", "change", "what"),
+    [
+        (ACCEPTED, "amount = amount + 1", "running balance"),
+        (ACCEPTED, "debit_balance = debit_balance + 1", "running balance"),
+        (ACCEPTED, "credit_balance = credit_balance - 1", "running balance"),
+        (ACCEPTED, "debit_version = debit_version + 1", "version"),
+        (ACCEPTED, "credit_version = credit_version - 1", "version"),
+        (ACCEPTED, "recorded_at = recorded_at - interval '9 days'", "time"),
+        (ACCEPTED, "debit = 1", "account"),
+        (ACCEPTED, "credit = 1", "account"),
+        (POSTED, "pending_id = gen_random_uuid()", "hold"),
+        (POSTED, "amount = amount + 100000", "hold"),
+        (POSTED, "debit = (select max(id) from account), credit = (select min(id) from account)", "hold"),
+        (HELD, "kind = 0", "running balance"),
+        ("result <> 0 and kind = 0", "result = 0", "version"),
+    ],
+)
+async def test_what_is_changed_and_sealed_anew_is_found(db: Database, condition: str, change: str, what: str) -> None:
+    """Whoever can change rows can seal them, too: what they say must still follow from the rows before."""
+    await fill(db)
+    seq = row_where(db, condition)
+    tamper(db, f"update transfer set {change} where seq = {seq}", SEAL_ANEW)
+    async with db.unit() as unit:
+        found = (await verify(unit)).findings
+    assert (what, seq) in {(one.what, one.seq) for one in found}, found
+    assert "seal" not in {one.what for one in found}
+
+
+async def test_a_row_that_is_gone_and_sealed_anew_is_found(db: Database) -> None:
+    """A place is empty, whatever the hashes behind it say."""
+    await fill(db)
+    tamper(db, "delete from transfer where seq = 20", SEAL_ANEW)
+    async with db.unit() as unit:
+        first = (await verify(unit)).findings[0]
+    assert (first.what, first.seq) == ("gap", 20)
+
+
+@pytest.mark.parametrize("column", ["version", "debits_pending", "debits_posted", "credits_pending", "credits_posted"])
+async def test_every_sum_of_an_account_follows_from_the_journal(db: Database, column: str) -> None:
+    """Each is compared, and each finding says what the account has and what it should have."""
+    await fill(db)
+    tamper(db, f"update account set {column} = {column} + 3 where name = 'user_2'")
+    async with db.unit() as unit:
+        had = await unit.value(f"select {column} from account where name = 'user_2'")
+        number = (await account.find(unit, "user_2")).number
+        found = [one for one in (await verify(unit)).findings if one.account == account_id(number)]
+    assert found[0].detail == f"{column.replace('_', ' ')}: the account says {had}, the journal {had - 3}"
+
+
+async def test_an_account_that_is_gone_is_named(db: Database, settings: Settings) -> None:
+    """By the first row that moved it, where the journal is read from there; else by its number."""
+    await fill(db)
+    async with db.unit() as unit:
+        await ledger_checkpoint.checkpoint(unit, open_signer(settings))
+        number = (await account.find(unit, "user_2")).number
+    seq = row_where(db, f"seq < 100000 and result = 0 and {number} in (debit, credit)")
+    tamper(db, "delete from hold", "delete from account where name = 'user_2'")
+    async with db.unit() as unit:
+        found = (await verify(unit)).findings
+        begun = (await verify(unit, starts=await ledger_checkpoint.starts(unit, open_signer(settings)))).findings
+    assert {one.seq for one in found if one.what == "account"} >= {seq} and found[0].what == "account"
+    assert "sum" in {one.what for one in found}, "all debits are no longer all credits"
+    assert (begun[0].what, begun[0].account) == ("account", account_id(number))

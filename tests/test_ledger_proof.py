@@ -26,7 +26,7 @@ from pasys.service import account, ledger, ledger_checkpoint
 from pasys.service import ledger_proof as proofs
 from pasys.service.ledger_verify import Verification, verify
 from tests.ledger_batches import Batches
-from tests.ledger_kit import T0, direct, people
+from tests.ledger_kit import SEAL_ANEW, T0, direct, people
 
 
 @pytest.fixture
@@ -136,22 +136,6 @@ async def test_rows_deleted_inserted_or_exchanged_are_found(
         assert min(one.seq for one in found.findings if one.seq is not None) == seq
 
 
-REWRITE = """
-create function pg_temp.rewrite() returns void language plpgsql as $$
-declare
-    t transfer; hash bytea := sha256(convert_to('pasys journal 1 USD', 'UTF8'));
-begin
-    for t in select * from transfer where asset = 'USD' order by seq loop
-        hash := sha256(hash || ledger_row_bytes(t));
-        update transfer set seal = ('x' || encode(substring(hash for 8), 'hex'))::bit(64)::int8
-         where asset = 'USD' and seq = t.seq;
-    end loop;
-    update asset set last_hash = hash where code = 'USD';
-end $$;
-select pg_temp.rewrite()
-"""
-
-
 @pytest.mark.parametrize(
     "tamper",
     [
@@ -177,7 +161,7 @@ async def test_a_checkpoint_kept_elsewhere_finds_rewritten_history(db: Database,
             superuser.execute(
                 "update transfer_key k set seq = t.seq from transfer t where t.id = k.id and t.asset = k.asset"
             )
-        superuser.execute(REWRITE.encode())
+        superuser.execute(SEAL_ANEW.encode())
     assert (await verified(db)).ok, "sealed anew, the journal by itself looks right"
     found = await verified(db, kept(made))
     assert not found.ok and found.findings[0].what == "checkpoint"
