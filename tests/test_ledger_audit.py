@@ -10,13 +10,14 @@ import pytest
 from pasys.adapters.signer import open_signer
 from pasys.config import Settings
 from pasys.db import Database
+from pasys.domain.ledger import Kind
 from pasys.domain.ledger_audit import FINDINGS_MAX
 from pasys.errors import BooksDoNotHold
 from pasys.ids import account_id
 from pasys.service import account, ledger, ledger_checkpoint, ledger_verify
 from pasys.service.ledger_verify import verify
 from tests.ledger_batches import Batches
-from tests.ledger_kit import SEAL_ANEW, T0, people
+from tests.ledger_kit import SEAL_ANEW, T0, direct, people
 
 
 async def fill(db: Database, asset: str = "USD") -> None:
@@ -212,3 +213,18 @@ async def test_an_account_that_is_gone_is_named(db: Database, settings: Settings
     assert {one.seq for one in found if one.what == "account"} >= {seq} and found[0].what == "account"
     assert "sum" in {one.what for one in found}, "all debits are no longer all credits"
     assert (begun[0].what, begun[0].account) == ("account", account_id(number))
+
+
+@pytest.mark.parametrize(("flag", "said"), [(1, "debits exceed credits"), (2, "credits exceed debits")])
+async def test_what_is_held_counts_against_a_limit(db: Database, flag: int, said: str) -> None:
+    """An account's limit is for what is posted and pending together: 60 and 50 are more than 100."""
+    async with db.unit(now=T0) as unit:
+        alice, bob = await people(unit, "alice", "bob")
+        await unit.rows("update account set flags = 0")
+        to, back = ((alice, bob), (bob, alice)) if flag == 1 else ((bob, alice), (alice, bob))
+        await ledger.post(unit, [direct(*back, 100), direct(*to, 60)])
+        await ledger.post(unit, [direct(*to, 50, kind=Kind.PENDING)])
+    for limited, wanted in ((0, []), (flag, [("limit", said)])):
+        tamper(db, f"update account set flags = {limited} where id = {alice}")
+        async with db.unit() as unit:
+            assert [(one.what, one.detail) for one in (await verify(unit)).findings] == wanted

@@ -96,6 +96,7 @@ def _vouch(audit: Audit, opening: State, vouched: Mapping[str, str] | None) -> N
     wanted = (vouched or {}).get(audit.asset)
     if wanted is not None and state_hash(opening) != wanted:
         audit.found("archive", "what follows from the archived rows is not what was signed", seq=opening.seq)
+        audit.keep_first()
 
 
 async def begin(unit: Unit, asset: str, proven: State | None) -> State:
