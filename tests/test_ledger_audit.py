@@ -11,7 +11,7 @@ from pasys.adapters.signer import open_signer
 from pasys.config import Settings
 from pasys.db import Database
 from pasys.domain.ledger import Kind
-from pasys.domain.ledger_audit import FINDINGS_MAX
+from pasys.domain.ledger_audit import FINDINGS_MAX, beginning
 from pasys.errors import BooksDoNotHold
 from pasys.ids import account_id
 from pasys.service import account, ledger, ledger_checkpoint, ledger_verify
@@ -91,6 +91,17 @@ async def test_each_asset_says_its_first_wrong_row(db: Database, piece: int, mon
     assert found[0].seq is not None and 40 < found[0].seq < 60 and found[1].seq == 50
 
 
+async def test_what_is_found_is_the_first_and_not_everything(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A journal that is wrong from some row on fills no memory with findings."""
+    monkeypatch.setattr(ledger_verify, "PIECE", 10)
+    await fill(db)
+    tamper(db, "update transfer set debit_version = debit_version + seq * seq where seq > 40 and result = 0")
+    async with db.unit() as unit:
+        audit, _ = await ledger_verify.audited(unit, "USD", beginning("USD"))
+    assert len(audit.findings) == FINDINGS_MAX and audit.findings[0].what in ("version", "seal")
+    assert 40 < (audit.findings[0].seq or 0) < 50
+
+
 @pytest.mark.parametrize(
     ("statement", "said"),
     [
@@ -146,9 +157,13 @@ def row_where(db: Database, condition: str) -> int:
     return found[0]
 
 
-ACCEPTED, POSTED, HELD = "kind = 0 and result = 0", "kind = 2 and result = 0", "kind = 1 and result = 0"
+# The first condition is of rows that begin a piece of three.
+STARTS, ACCEPTED = "kind = 0 and result = 0 and seq % 3 = 1", "kind = 0 and result = 0"
+ANOTHER = "select max(a.id) from account a where a.id not in (debit, credit)"
+POSTED, HELD = "kind = 2 and result = 0", "kind = 1 and result = 0"
 
 
+@pytest.mark.parametrize("piece", [3, 20_000])
 @pytest.mark.parametrize(
     ("condition", "change", "what"),
     [
@@ -158,17 +173,24 @@ ACCEPTED, POSTED, HELD = "kind = 0 and result = 0", "kind = 2 and result = 0", "
         (ACCEPTED, "debit_version = debit_version + 1", "version"),
         (ACCEPTED, "credit_version = credit_version - 1", "version"),
         (ACCEPTED, "recorded_at = recorded_at - interval '9 days'", "time"),
+        (STARTS, "recorded_at = recorded_at - interval '9 days'", "time"),
+        (STARTS, "debit_version = debit_version + 1", "version"),
+        (STARTS, "credit_balance = credit_balance - 1", "running balance"),
         (ACCEPTED, "debit = 1", "account"),
         (ACCEPTED, "credit = 1", "account"),
         (POSTED, "pending_id = gen_random_uuid()", "hold"),
         (POSTED, "amount = amount + 100000", "hold"),
-        (POSTED, "debit = (select max(id) from account), credit = (select min(id) from account)", "hold"),
+        (POSTED, f"debit = ({ANOTHER})", "hold"),
+        (POSTED, f"credit = ({ANOTHER})", "hold"),
         (HELD, "kind = 0", "running balance"),
         ("result <> 0 and kind = 0", "result = 0", "version"),
     ],
 )
-async def test_what_is_changed_and_sealed_anew_is_found(db: Database, condition: str, change: str, what: str) -> None:
+async def test_what_is_changed_and_sealed_anew_is_found(
+    db: Database, monkeypatch: pytest.MonkeyPatch, condition: str, change: str, what: str, piece: int
+) -> None:
     """Whoever can change rows can seal them, too: what they say must still follow from the rows before."""
+    monkeypatch.setattr(ledger_verify, "PIECE", piece)
     await fill(db)
     seq = row_where(db, condition)
     tamper(db, f"update transfer set {change} where seq = {seq}", SEAL_ANEW)
