@@ -26,7 +26,7 @@ async def fill(db: Database, asset: str = "USD") -> None:
         source = await account.system(unit, "external:deposits", asset)
         numbers = [source, *await people(unit, *[f"user_{i}" for i in range(8)], asset=asset)]
     batches = Batches(ord(asset[0]), numbers, asset)
-    for second in range(6):
+    for second in range(4):
         now = T0 + timedelta(seconds=second)
         async with db.unit(now=now) as unit:
             await ledger.post(unit, batches.batch(60, now), refuse=False)
@@ -95,11 +95,12 @@ async def test_what_is_found_is_the_first_and_not_everything(db: Database, monke
     """A journal that is wrong from some row on fills no memory with findings."""
     monkeypatch.setattr(ledger_verify, "PIECE", 10)
     await fill(db)
-    tamper(db, "update transfer set debit_version = debit_version + seq * seq where seq > 40 and result = 0")
+    wrong = "debit_version = debit_version + seq * seq, credit_version = credit_version + seq * seq"
+    tamper(db, f"update transfer set {wrong} where seq > 10 and result = 0")
     async with db.unit() as unit:
         audit, _ = await ledger_verify.audited(unit, "USD", beginning("USD"))
     assert len(audit.findings) == FINDINGS_MAX and audit.findings[0].what in ("version", "seal")
-    assert 40 < (audit.findings[0].seq or 0) < 50
+    assert 10 < (audit.findings[0].seq or 0) < 20
 
 
 @pytest.mark.parametrize(
@@ -157,13 +158,12 @@ def row_where(db: Database, condition: str) -> int:
     return found[0]
 
 
-# The first condition is of rows that begin a piece of three.
+# The first is of rows that begin a piece of three.
 STARTS, ACCEPTED = "kind = 0 and result = 0 and seq % 3 = 1", "kind = 0 and result = 0"
 ANOTHER = "select max(a.id) from account a where a.id not in (debit, credit)"
 POSTED, HELD = "kind = 2 and result = 0", "kind = 1 and result = 0"
 
 
-@pytest.mark.parametrize("piece", [3, 20_000])
 @pytest.mark.parametrize(
     ("condition", "change", "what"),
     [
@@ -187,10 +187,10 @@ POSTED, HELD = "kind = 2 and result = 0", "kind = 1 and result = 0"
     ],
 )
 async def test_what_is_changed_and_sealed_anew_is_found(
-    db: Database, monkeypatch: pytest.MonkeyPatch, condition: str, change: str, what: str, piece: int
+    db: Database, monkeypatch: pytest.MonkeyPatch, condition: str, change: str, what: str
 ) -> None:
     """Whoever can change rows can seal them, too: what they say must still follow from the rows before."""
-    monkeypatch.setattr(ledger_verify, "PIECE", piece)
+    monkeypatch.setattr(ledger_verify, "PIECE", 3)
     await fill(db)
     seq = row_where(db, condition)
     tamper(db, f"update transfer set {change} where seq = {seq}", SEAL_ANEW)
