@@ -11,6 +11,7 @@ from itertools import accumulate
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import psycopg
 import pytest
 from cryptography.hazmat.primitives import serialization
@@ -18,8 +19,9 @@ from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_pri
 
 from pasys.adapters.signer import Signer, open_signer, signed
 from pasys.config import Settings
-from pasys.db import Database
-from pasys.domain import ledger_proof
+from pasys.db import Database, Unit
+from pasys.domain import ledger_chain, ledger_proof
+from pasys.domain.ledger import Purpose, Transfer
 from pasys.domain.ledger_checkpoint import Checkpoint, pack, unpack
 from pasys.errors import BooksDoNotHold, InvalidInput, SigningKeyUnusable
 from pasys.service import account, ledger, ledger_checkpoint
@@ -329,3 +331,55 @@ async def test_a_changed_proof_does_not_hold(db: Database, signer: Signer, tmp_p
     ):
         with pytest.raises(ValueError, match=r"it|header"):
             check(nonsense)
+
+
+def opened(proof: bytes) -> tuple[ledger_proof.Header, bytes]:
+    """A proof's header, and its rows."""
+    end = proof.index(b"\n", len(ledger_proof.MAGIC)) + 1
+    return msgspec.json.decode(proof[len(ledger_proof.MAGIC) : end], type=ledger_proof.Header), proof[end:]
+
+
+def sealed_anew(header: ledger_proof.Header, body: bytes, row: int) -> bytes:
+    """The rows, of which one has another amount, with seals that fit: whoever knows the format can make them."""
+    hash, made = ledger_chain.genesis(header.asset), []
+    for seq, data, _ in ledger_proof.rows(io.BytesIO(body).read):
+        fixed = np.frombuffer(data[: ledger_chain.ROW.itemsize], ledger_chain.ROW).copy()
+        fixed["amount"] += seq == row
+        text = data[ledger_chain.ROW.itemsize :]
+        hash = ledger_chain.follow(hash, fixed, text)
+        made.append(fixed.tobytes() + text + hash[:8])
+    return b"".join(made)
+
+
+async def test_a_forged_proof_does_not_hold(db: Database, signer: Signer) -> None:
+    """Each forgery is right in everything but one thing, and that one is named."""
+    await fill(db, 5, 2)
+    async with db.unit(now=T0) as unit:
+        await ledger.post(unit, [deposit := await first_deposit(unit, "EUR")])
+        await ledger_checkpoint.checkpoint(unit, signer)
+        in_euros = (await ledger_checkpoint.latest(unit))[0]
+    assert in_euros.asset == deposit.asset == "EUR"
+    header, body = opened(await proof_of(db, signer))
+    signed_before = replace(header.after, at=header.after.at + timedelta(days=1))
+    other_key = replace(header.after, key_id="0" * 16)
+    forgeries = {
+        "signature": msgspec.structs.replace(header, after=signed_before),
+        "checkpoint": msgspec.structs.replace(header, before=replace(in_euros, seq=0), first_seq=1),
+        "range": msgspec.structs.replace(header, first_seq=0),
+        "seal": header,
+    }
+    for what, forged in forgeries.items():
+        rows = sealed_anew(header, body, 7) if what == "seal" else body
+        found = check(forged.encode() + rows).findings
+        assert found and found[0].what == what, (what, found)
+    assert check(msgspec.structs.replace(header, after=other_key).encode() + body).findings[0].what == "checkpoint"
+    assert check(header.encode() + sealed_anew(header, body, 0)).ok, "else these forgeries are found by their making"
+    for wrong in ({"last_seq": header.last_seq + 1}, {"first_seq": 9, "last_seq": 8}):
+        found = check(msgspec.structs.replace(header, **wrong).encode() + body).findings
+        assert [one.what for one in found] == ["range"]
+
+
+async def first_deposit(unit: Unit, asset: str) -> Transfer:
+    (alice,) = await people(unit, "alice", asset=asset)
+    source = await account.system(unit, "external:deposits", asset)
+    return direct(source, alice, 5, asset=asset, purpose=Purpose.DEPOSIT)
