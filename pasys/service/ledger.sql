@@ -150,7 +150,7 @@ select count(*) from transfer t
  where t.asset = %(asset)s and t.seq > %(after_seq)s and t.seq <= %(last_seq)s and k.id is null
 
 -- :audit_key_count
---- The ids up to a row, and those that stand for rows behind the asset's last, whoever posts meanwhile.
+-- The ids up to a row, and those that stand for rows behind the last of the asset, whoever posts meanwhile.
 select count(*) filter (where seq <= %(last_seq)s) as up_to,
        count(*) filter (where seq > (select last_seq from asset where code = %(asset)s)) as behind
   from transfer_key where asset = %(asset)s
