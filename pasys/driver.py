@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -10,16 +11,32 @@ from uuid import UUID
 import psycopg
 
 Driver = psycopg.AsyncConnection[Any]
+PLACE_WITHIN_S = 15.0  # at a server that has as many connections as it takes
+LOOK_EVERY_S = 0.2
+# What libpq hands on of SQLSTATE 53300 is the sentence alone. In another language nobody waits.
+_FULL = ("too many clients", "too many connections", "connection slots are reserved")
 
 
 async def connect(conninfo: str = "", **parameters: Any) -> Driver:
     """A new connection, as psycopg.AsyncConnection.connect makes it; the address may be one for SQLAlchemy. Raises
     psycopg.OperationalError.
 
-    Who is cancelled meanwhile leaves nothing behind: what was begun is ended and closed. The driver would forget it
-    half open, and the server keep a place for it, in its database, until a minute has passed.
+    Where the server is full it waits for a place, for a while: of a hundred commands at once each gets its own. Who is
+    cancelled meanwhile leaves nothing behind: what was begun is ended and closed. The driver would forget it half open,
+    and the server keep a place for it, in its database, until a minute has passed.
     """
     conninfo = conninfo.replace("postgresql+psycopg://", "postgresql://", 1)
+    given_up = time.monotonic() + PLACE_WITHIN_S
+    while True:
+        try:
+            return await _connect(conninfo, **parameters)
+        except psycopg.OperationalError as error:
+            if time.monotonic() >= given_up or not any(words in str(error) for words in _FULL):
+                raise
+        await asyncio.sleep(LOOK_EVERY_S)
+
+
+async def _connect(conninfo: str, **parameters: Any) -> Driver:
     attempt = asyncio.ensure_future(psycopg.AsyncConnection.connect(conninfo, **parameters))
     try:
         return await asyncio.shield(attempt)

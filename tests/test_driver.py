@@ -1,12 +1,15 @@
-"""A connection that nobody wants any more, before it is there, leaves nothing behind at the server."""
+"""A connection that nobody wants any more leaves nothing behind at the server; one to a full server is waited for."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from uuid import uuid4
 
 import psycopg
 import pytest
 
+from pasys import driver
 from pasys.config import Settings
 from pasys.db import Database
 from pasys.driver import connect
@@ -62,6 +65,39 @@ async def test_an_error_is_the_driver_s() -> None:
     """A server that is not there is the driver's own error, as whoever asks for a connection expects."""
     with pytest.raises(psycopg.OperationalError):
         await connect("host=127.0.0.1 port=1 dbname=none connect_timeout=2")
+
+
+@pytest.fixture
+async def one_place(db: Database) -> AsyncIterator[dict[str, str]]:
+    """A user for whom the server has a single place: what to connect with."""
+    name = f"narrow_{uuid4().hex}"
+    async with db.unit() as unit:
+        await unit.rows(f"create role {name} login password 'narrow' connection limit 1")
+    yield {"conninfo": db.url, "user": name, "password": "narrow"}
+    async with db.unit() as unit:
+        await unit.rows(f"drop role {name}")
+
+
+async def test_who_comes_to_a_full_server_waits_for_a_place(one_place: dict[str, str]) -> None:
+    """It is there as soon as somebody goes."""
+    first = await connect(**one_place)
+    second = asyncio.create_task(connect(**one_place))
+    await asyncio.sleep(3 * driver.LOOK_EVERY_S)
+    assert not second.done()
+    await first.close()
+    async with await asyncio.wait_for(second, 10) as connection:
+        assert await (await connection.execute("select 1")).fetchone() == (1,)
+
+
+async def test_nobody_waits_for_ever(one_place: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then the error says what it is. Nor does anybody stay behind who is cancelled while he waits."""
+    monkeypatch.setattr(driver, "PLACE_WITHIN_S", 0.5)
+    async with await connect(**one_place):
+        with pytest.raises(psycopg.OperationalError, match="too many connections"):
+            await connect(**one_place)
+        monkeypatch.undo()
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(connect(**one_place), 0.5)
 
 
 async def _alone(db: Database) -> bool:
