@@ -5,6 +5,7 @@ It keeps one set of counters for each account and the open holds in memory, and 
 
 from __future__ import annotations
 
+from bisect import insort
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -126,12 +127,9 @@ class Audit:
         return State(self.last_seq, self.last_hash, self.recorded_at, self.accounts.number[moved], sums, holds)
 
     def found(self, what: str, detail: str, *, seq: int | None = None, number: int | None = None) -> None:
+        """Of all that is found, what the first rows have is kept; behind it, what belongs to no row."""
         account = None if number is None else account_id(number)
-        self.findings.append(Finding(what, self.asset, seq, account, detail))
-
-    def keep_first(self) -> None:
-        """Of what was found, what the first rows have; behind it, what belongs to none."""
-        self.findings.sort(key=lambda one: (one.seq is None, one.seq or 0))
+        insort(self.findings, Finding(what, self.asset, seq, account, detail), key=_place)
         del self.findings[FINDINGS_MAX:]
 
     def read(self, piece: Piece) -> None:
@@ -154,7 +152,6 @@ class Audit:
         self._read_seals(piece, seq)
         for row in piece.disguised:
             self.found("seal", "the row names what its seal says is not there", seq=row)
-        self.keep_first()
 
     def finish(self, *, last_seq: int, max_seq: int, last_hash: bytes, holds: dict[bytes, Open]) -> None:
         """Compare what the journal amounts to with the asset's row, its accounts and its open holds."""
@@ -270,6 +267,10 @@ class Audit:
     def _broken(self, flag: int, detail: str, broken: Bools) -> None:
         for i in np.flatnonzero(broken & (self.accounts.flags & flag != 0))[:FINDINGS_MAX].tolist():
             self.found("limit", detail, number=int(self.accounts.number[i]))
+
+
+def _place(finding: Finding) -> tuple[bool, int]:
+    return finding.seq is None, finding.seq or 0
 
 
 def _both_sides(debit: Int64s, credit: Int64s) -> Int64s:

@@ -96,7 +96,6 @@ def _vouch(audit: Audit, opening: State, vouched: Mapping[str, str] | None) -> N
     wanted = (vouched or {}).get(audit.asset)
     if wanted is not None and state_hash(opening) != wanted:
         audit.found("archive", "what follows from the archived rows is not what was signed", seq=opening.seq)
-        audit.keep_first()
 
 
 async def begin(unit: Unit, asset: str, proven: State | None) -> State:
@@ -130,7 +129,6 @@ async def audited(
     rows += await _walk(unit, audit, last_seq, progress, {seq: marks[seq] for seq in marks if seq > behind})
     audit.finish(last_seq=last_seq, max_seq=state["max_seq"], last_hash=bytes(state["last_hash"]), holds=_holds(state))
     await _keys(unit, audit, behind, last_seq)
-    audit.keep_first()
     return audit, rows
 
 
