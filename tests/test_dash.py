@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -14,7 +15,7 @@ from textual.widgets._footer import FooterKey  # which Textual does not name in 
 from pasys.cli.main import run
 from pasys.config import Settings
 from pasys.db import Database
-from pasys.errors import InvalidInput, PasysError
+from pasys.errors import DatabaseUnavailable, InvalidInput, PasysError
 from pasys.ids import earliest
 from pasys.money import Money, parse
 from pasys.service import overview, transaction, transaction_query
@@ -323,3 +324,24 @@ async def test_whoever_changes_screens_all_day_needs_no_more_memory(doors: Doors
 
         before = await kept(3)
         assert await kept(8) <= before, "of the keys of sixteen screens"
+
+
+@pytest.mark.parametrize("error", [DatabaseUnavailable(reason="gone"), InvalidInput(field="asset", reason="unknown")])
+async def test_a_screen_that_was_taken_down_hears_of_no_error(
+    doors: Doors, monkeypatch: pytest.MonkeyPatch, error: PasysError
+) -> None:
+    """Its question ends in an error when there is nothing left to say it on: the dashboard goes on, or ends well."""
+    asked, taken_down = asyncio.Event(), asyncio.Event()
+
+    async def fetch(_: OverviewScreen) -> None:
+        asked.set()
+        await taken_down.wait()
+        raise error
+
+    monkeypatch.setattr(OverviewScreen, "fetch", fetch)
+    async with showing(doors, "overview") as (app, pilot):
+        await asked.wait()
+        await app.screen.remove_children()
+        taken_down.set()
+        await pilot.pause(0.1)
+        assert app.is_running

@@ -21,7 +21,7 @@ from pasys.money import asset_of, format_minor
 from pasys.service import ledger_checkpoint, ledger_history, ledger_movement, ledger_verify
 from pasys.service.ledger_history import TransferRow
 from pasys.service.ledger_verify import Verification
-from pasys.tui.live import Banner, Live
+from pasys.tui.live import Live
 from pasys.tui.transaction import TransactionDetail
 from pasys.tui.window import WINDOW, Windowed
 
@@ -177,7 +177,7 @@ class VerifyScreen(Live):
         try:
             self._end(await self.source.apart(question))
         except PasysError as error:
-            self.query_one(Banner).say(str(error))
+            self.warn(str(error))
             self._say("Not proved. r tries again.", "")
         except asyncio.CancelledError:
             if self.is_mounted:
@@ -186,7 +186,7 @@ class VerifyScreen(Live):
 
     def _end(self, found: Verification) -> None:
         self._show_progress()
-        self.query_one(Banner).say(None)
+        self.warn(None)
         took_s = time.monotonic() - self._begun_at
         self._say(f"{found.transfers:,} transfers of {found.accounts:,} accounts in {took_s:,.1f} s.", verdict(found))
         self.query_one("#found").set_class(not found.ok, "wrong")

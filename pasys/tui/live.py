@@ -113,6 +113,11 @@ class Live(Screen[None]):
         """What came of the last key that was to change something."""
         self.query_one("#said", Said).say(sentence)
 
+    def warn(self, sentence: str | None) -> None:
+        """What keeps the screen from being right; nobody is told where it was taken down meanwhile."""
+        for banner in self.query(Banner):
+            banner.say(sentence)
+
     @property
     def armed(self) -> bool:
         return cast(Any, self.app).armed is not None
@@ -147,12 +152,12 @@ class Live(Screen[None]):
             try:
                 self.draw(await self.fetch())
                 wait_s = max(wait_s, REST * (time.monotonic() - asked_at))
-                self.query_one(Banner).say(None)
+                self.warn(None)
             except Unavailable as error:
                 wait_s = RETRY_S
-                self.query_one(Banner).say(f"No connection; trying again. {error}")
+                self.warn(f"No connection; trying again. {error}")
             except PasysError as error:
-                self.query_one(Banner).say(str(error))
+                self.warn(str(error))
             except NoMatches:  # the screen was taken down while it waited for its answer
                 return
             self.settled.set()
