@@ -29,7 +29,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from pasys import ids
 from pasys.config import Settings
 from pasys.driver import array, connect
-from pasys.errors import DatabaseUnavailable, DiskFull, OutcomeUnknown, RequestUnderWay, SchemaOutdated
+from pasys.errors import DatabaseUnavailable, DiskFull, OutcomeUnknown, RequestUnderWay, RightsMissing, SchemaOutdated
 from pasys.events import Announcement, Event, Facts, encode
 
 if TYPE_CHECKING:
@@ -377,6 +377,8 @@ class database_errors:
             raise DiskFull(path=f"PostgreSQL ({self.settings.home})", free="0 B") from error
         if isinstance(found, pg_errors.UndefinedTable):
             raise SchemaOutdated(found="an older revision, or none", wanted="its own revision") from error
+        if isinstance(found, pg_errors.InsufficientPrivilege):
+            raise RightsMissing(reason=found.diag.message_primary) from error
         if isinstance(found, pg_errors.LockNotAvailable):
             raise RequestUnderWay() from error
         if isinstance(found, _NEVER):

@@ -17,6 +17,7 @@ from pasys.domain.ledger import Hold, Kind, Purpose, Recorded, Result, Transfer
 from pasys.domain.ledger_batch import Accounts, Books, Verdict
 from pasys.domain.ledger_columns import Columns
 from pasys.domain.ledger_rules import judge, judge_together
+from pasys.driver import as_owner
 from pasys.service import account, ledger, ledger_memory, ledger_poster
 from pasys.service.ledger_poster import Poster
 from tests.ledger_batches import Batches
@@ -159,10 +160,11 @@ async def until_judged(poster: Poster, seq: int) -> None:
 async def end_posters(unit: Unit) -> None:
     """Their connections break. A transaction would go on seeing those that it saw first, and miss newer ones."""
     await unit.rows("select pg_stat_clear_snapshot()")
-    await unit.rows(
-        "select pg_terminate_backend(pid, 5000) from pg_stat_activity"
-        " where application_name = 'pasys poster' and datname = current_database()"
-    )
+    async with as_owner(unit.driver):
+        await unit.rows(
+            "select pg_terminate_backend(pid, 5000) from pg_stat_activity"
+            " where application_name = 'pasys poster' and datname = current_database()"
+        )
 
 
 def model(seed: int) -> Model:

@@ -24,6 +24,7 @@ from tests.ledger_killed import POINTS, Doomed, Orders
 from tests.ledger_kit import direct
 from tests.ledger_shape import Shape
 from tests.ledger_world import ASSETS, Asked, Changed, Stop, Tally, World, with_
+from tests.support import owning
 
 SHAPES = st.builds(
     Shape,
@@ -331,7 +332,7 @@ class LedgerMachine(RuleBasedStateMachine):
     async def _end_backends(self) -> None:
         """End the posters' connections, and wait until what they had in hand is done or undone."""
         ours = "pg_stat_activity where application_name = 'pasys poster' and datname = current_database()"
-        async with self.world.db.unit() as unit:
+        async with owning(self.world.db) as unit:
             ended = [row.pid for row in await unit.rows(f"select pid, pg_terminate_backend(pid) from {ours}")]
         self._cut += len(ended)
         while ended and set(ended) & await self._backends():

@@ -25,6 +25,7 @@ from tests.ledger_batches import Batches, one_by_one
 from tests.ledger_kit import T0, direct, unsealed
 from tests.ledger_model import Model, ModelAccount, ModelRow
 from tests.ledger_shape import Shape
+from tests.support import owning
 
 ASSETS = ("EUR", "USD")
 USERS = 6
@@ -95,7 +96,7 @@ class World:
         self._checks = 0
 
     async def open(self) -> None:
-        async with self.db.unit() as unit:
+        async with owning(self.db) as unit:
             name = await unit.value("select current_database()")
             await unit.rows(f"alter database {name} set pasys.partition_rows = '{self.shape.partition_rows}'")
         await self.db.close()  # so that every connection has it

@@ -11,11 +11,19 @@ from typing import Any, TypeVar
 from pasys import worker
 from pasys.config import Settings
 from pasys.db import Database, Unit
+from pasys.driver import as_owner
 from pasys.money import Money, parse
 from pasys.service import account, transaction, transaction_query
 
 T = TypeVar("T")
 PIPELINE = ("fraud", "settlement", "ledger", "refund")
+
+
+@asynccontextmanager
+async def owning(db: Database) -> AsyncIterator[Unit]:
+    """A unit of somebody who may do anything in this database, as its operator may at psql."""
+    async with db.unit() as unit, as_owner(unit.driver):
+        yield unit
 
 
 @asynccontextmanager

@@ -29,6 +29,7 @@ from pasys.errors import (
 from pasys.service import account, ledger
 from pasys.service.ledger_poster import Poster
 from tests.ledger_kit import WITHIN_S, let_rows_lag
+from tests.support import owning
 
 
 async def fund(unit: Unit, number: int, amount_minor: int, asset: str = "USD") -> None:
@@ -150,7 +151,7 @@ async def test_a_rare_part_of_a_name_is_found_by_its_index(db: Database, part: s
     """A part that few names have is looked up, also when it is asked for again and again, and not searched for among
     all accounts. The first fifty of a part that many have are found on the way, and what is too short for the index is
     not held against the whole of it."""
-    async with db.unit() as unit:
+    async with owning(db) as unit:
         await account.ensure_asset(unit, "USD")
         await unit.rows(MANY)
         await unit.rows("analyze account")
@@ -226,7 +227,7 @@ async def test_a_change_sees_the_newest_partition(db: Database, monkeypatch: pyt
     """A unit changes a person's accounts in two assets, while others begin a partition of the second one's journal: all
     that stands there counts. Many times on one connection, so that this has in its caches whatever it needs."""
     let_rows_lag(monkeypatch)
-    async with db.unit() as unit:
+    async with owning(db) as unit:
         name = await unit.value("select current_database()")
         await unit.rows(f"alter database {name} set pasys.partition_rows = '20'")
     await db.close()  # so that every connection has it

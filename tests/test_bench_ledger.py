@@ -23,6 +23,7 @@ from pasys.db import Database
 from pasys.domain.ledger import Kind, Result
 from pasys.errors import BooksDoNotHold, InvalidInput, ProgramEnded
 from pasys.service import ledger_partition
+from tests.support import owning
 
 ACCOUNTS = 60
 OPTIONS = Options(cases=["uniform"], accounts=ACCOUNTS, transfers=1_000, growth=32_000, repeat=1, keep=False)
@@ -188,7 +189,7 @@ async def test_a_writer_that_dies_ends_the_run() -> None:
 async def test_partitions_are_kept_while_the_journal_grows(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the ledger daemon does happens beside the growth case: closed partitions have their indexes."""
     monkeypatch.setattr(bench_ledger_cases, "KEEP_EVERY_S", 0.01)
-    async with db.unit() as unit:
+    async with owning(db) as unit:
         name = await unit.value("select current_database()")
         await unit.rows(f"alter database {name} set pasys.partition_rows = 4000")
     again = Database(db.settings, connections_max=4)  # for connections made from now on

@@ -11,6 +11,7 @@ from psycopg.errors import UndefinedTable
 from pasys.config import Settings
 from pasys.db import Database
 from pasys.errors import DatabaseUnavailable, OutcomeUnknown
+from tests.support import owning
 from tests.wire_kit import wired
 from tests.worker_kit import opened, waiting
 
@@ -59,8 +60,8 @@ async def test_a_question_that_breaks_is_no_change(broken: tuple[Database, bool]
 
 async def test_a_server_that_answers_the_commit_with_an_error_has_not_committed(db: Database) -> None:
     """A deferred check that ends the connection is an answer: nothing was changed, and that is known."""
-    async with db.unit() as unit:
-        await unit.rows("""create function cut() returns trigger language plpgsql as $$
+    async with owning(db) as unit:
+        await unit.rows("""create function cut() returns trigger language plpgsql security definer as $$
                            begin perform pg_terminate_backend(pg_backend_pid()); return null; end $$""")
         await unit.rows("""create constraint trigger cut after insert on outbox deferrable initially deferred
                            for each row execute function cut()""")
@@ -74,7 +75,7 @@ async def test_a_unit_does_not_go_on_after_a_statement_that_failed(db: Database)
     """PostgreSQL would answer its commit with a rollback, and nobody would know that all of it was lost."""
     ended: list[bool] = []
     with pytest.raises(AssertionError, match="has failed"):
-        async with db.unit() as unit:
+        async with owning(db) as unit:
             unit.afterwards(ended.append)
             await unit.rows("create table kept (x int)")
             with pytest.raises(UndefinedTable):

@@ -27,7 +27,7 @@ from pasys.money import parse
 from pasys.service import account, fraud, ledger_history, refund, settlement, transaction
 from pasys.worker.relay import Relay
 from tests.faults_said import captured, cleared, declined, flagged
-from tests.support import balance_of, eventually, open_accounts, pay
+from tests.support import balance_of, eventually, open_accounts, owning, pay
 from tests.worker_kit import announce, opened, running
 
 GROSS = 10_000
@@ -145,7 +145,7 @@ async def test_who_waited_for_the_lock_sees_the_hold_as_it_is(db):
             await settlement.fail(unit, [declined(transaction_id)])
 
     async def waiting_for_a_lock() -> Any:
-        async with db.unit() as unit:
+        async with owning(db) as unit:
             return await unit.value(
                 "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()"
             )

@@ -27,7 +27,7 @@ from pasys.tui.window import WINDOW
 from tests.dash_kit import NOON, SERVICES, sees, showing
 from tests.ledger_kit import direct
 from tests.psp_answers import capture
-from tests.support import eventually, open_accounts, pay
+from tests.support import eventually, open_accounts, owning, pay
 
 
 @pytest.fixture
@@ -269,7 +269,7 @@ async def test_books_that_do_not_hold_are_named(db: Database, doors: Doors, rich
 
 async def test_a_proof_can_be_stopped(db: Database, settings: Settings, doors: Doors, rich: None) -> None:
     """`x` ends a proof that is under way, also at the database; nothing is said to be proved."""
-    async with db.unit() as blocker:
+    async with owning(db) as blocker:
         await blocker.rows("lock table asset in access exclusive mode")
         async with showing(doors, "accounts") as (app, pilot):
             app.push_screen(VerifyScreen())
@@ -284,7 +284,7 @@ async def _proofs(settings: Settings, wanted: int) -> bool:
     """Whether so many connections wait for the table that is locked."""
     asking = Database(msgspec.structs.replace(settings), connections_max=1)
     try:
-        async with asking.unit() as unit:
+        async with owning(asking) as unit:
             found = await unit.value(
                 "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()"
                 " and query like '%%from asset order by%%'"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from uuid import uuid4
 
@@ -12,8 +13,8 @@ import pytest
 from pasys import driver
 from pasys.config import Settings
 from pasys.db import Database
-from pasys.driver import connect
-from tests.support import eventually
+from pasys.driver import as_owner, connect
+from tests.support import eventually, owning
 
 TURNS = range(1, 13)  # of the loop, until it is cancelled: behind them all, most often, a connection is made
 
@@ -71,10 +72,10 @@ async def test_an_error_is_the_driver_s() -> None:
 async def one_place(db: Database) -> AsyncIterator[dict[str, str]]:
     """A user for whom the server has a single place: what to connect with."""
     name = f"narrow_{uuid4().hex}"
-    async with db.unit() as unit:
+    async with owning(db) as unit:
         await unit.rows(f"create role {name} login password 'narrow' connection limit 1")
     yield {"conninfo": db.url, "user": name, "password": "narrow"}
-    async with db.unit() as unit:
+    async with owning(db) as unit:
         await unit.rows(f"drop role {name}")
 
 
@@ -102,8 +103,62 @@ async def test_nobody_waits_for_ever(one_place: dict[str, str], monkeypatch: pyt
 
 async def _alone(db: Database) -> bool:
     """Whether nobody else is in the database, or on the way to one."""
-    async with db.unit() as unit:
+    async with owning(db) as unit:
         others = (
             "select count(*) from pg_stat_activity where backend_type = 'client backend' and pid <> pg_backend_pid()"
         )
         return not await unit.value(f"{others} and (datname = current_database() or datname is null)")
+
+
+# Who works on the books ----------------------------------------------------------------------------------------------
+
+
+async def test_a_connection_works_as_who_may_only_add(db: Database) -> None:
+    """In every unit anew, and for those who keep a connection of their own; a pool's is the same after an error."""
+    for fails in (False, True, False):
+        with contextlib.suppress(ZeroDivisionError):
+            async with db.unit() as unit:
+                assert await unit.value("select current_user") == "pasys_app"
+                assert not fails or 1 / 0
+    async with await connect(db.url, autocommit=True) as own:
+        assert await (await own.execute("select current_user")).fetchone() == ("pasys_app",)
+
+
+async def test_the_owner_is_asked_for(db: Database) -> None:
+    """For a block alone, whether it fails or not; behind the unit nothing is left of it."""
+    login = "select current_user = session_user"
+    for fails in (False, True):
+        with contextlib.suppress(ZeroDivisionError):
+            async with db.unit() as unit:
+                async with as_owner(unit.driver):
+                    assert await unit.value(login)
+                    assert not fails or 1 / 0
+                assert not await unit.value(login)
+        async with db.unit() as unit:
+            assert not await unit.value(login)
+    with pytest.raises(psycopg.errors.DivisionByZero):  # the server's own, behind which it takes no statement any more
+        async with db.unit() as unit, as_owner(unit.driver):
+            await unit.value("select 1 / 0")
+    async with db.unit() as unit:
+        assert not await unit.value(login)
+
+
+@pytest.mark.parametrize("change", ["revoke all on transfer from pasys_app", "drop table transfer cascade"])
+async def test_where_the_role_has_no_rights_the_login_works(db: Database, change: str) -> None:
+    """In a database that has not been migrated so far; the server knows the role from another."""
+    async with owning(db) as unit:
+        await unit.rows(change)
+    async with await connect(db.url) as connection:
+        assert await (await connection.execute("select current_user = session_user")).fetchone() == (True,)
+
+
+async def test_who_may_not_work_as_the_role_does_not(db: Database, one_place: dict[str, str]) -> None:
+    """A login of the operator's that is no member of it; as a member it does."""
+    ask = "select current_user::text"
+    async with await connect(**one_place) as connection:
+        assert await (await connection.execute(ask)).fetchone() == (one_place["user"],)
+    await eventually(lambda: _alone(db))
+    async with owning(db) as unit:
+        await unit.rows(f"grant pasys_app to {one_place['user']}")
+    async with await connect(**one_place) as connection:
+        assert await (await connection.execute(ask)).fetchone() == ("pasys_app",)

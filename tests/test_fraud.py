@@ -13,14 +13,14 @@ import pytest
 from pasys.config import Settings
 from pasys.db import Database
 from pasys.domain.fraud import Rules, Thresholds
-from pasys.errors import DecisionNotFound, RulesChanged, RulesNotFound, TransactionNotFound
+from pasys.errors import DecisionNotFound, RightsMissing, RulesChanged, RulesNotFound, TransactionNotFound
 from pasys.events import FraudCleared, FraudFlagged, FraudReview
 from pasys.service import fraud, fraud_rules, transaction_state
 from pasys.service.fraud_watch import Watch
 from tests import fraud_kit
 from tests.fraud_kit import judge, one, pay
 from tests.support import daemons as running
-from tests.support import eventually
+from tests.support import eventually, owning
 
 door, people = fraud_kit.door, fraud_kit.people
 
@@ -70,8 +70,11 @@ async def test_a_decision_cannot_be_changed(db: Database, door: Watch, people: N
         "update fraud_rules set note = 'x'",
         "delete from fraud_rules",
     ):
-        with pytest.raises(psycopg.errors.RestrictViolation):
+        with pytest.raises(RightsMissing):
             await one(db, statement)
+        with pytest.raises(psycopg.errors.RestrictViolation):
+            async with owning(db) as unit:
+                await unit.rows(statement)
 
 
 async def test_the_daemon_judges_what_is_created(db: Database, settings: Settings, people: None) -> None:

@@ -24,7 +24,7 @@ from pasys.service import account, import_batch, ledger
 from pasys.service.transaction import Created, Draft, Turn, create_many
 from tests.import_files import FUNDED, HEADER, command, environment, imported, write
 from tests.ledger_kit import until_waiting
-from tests.support import balance_of, eventually
+from tests.support import balance_of, eventually, owning
 
 
 async def count(db: Database, what: str) -> int:
@@ -74,7 +74,7 @@ async def test_no_journal_is_locked_by_a_chunk_that_waits_for_its_turn(db: Datab
             importing = asyncio.create_task(imported(db, path, batch_size=1, open_accounts=False))
             await until_waiting(unit)
             for _ in range(20):
-                async with db.unit() as beginning:
+                async with owning(db) as beginning:
                     await beginning.rows("lock table transfer in share update exclusive mode nowait")
                 await asyncio.sleep(0.02)
         outcome = await importing

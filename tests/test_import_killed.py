@@ -20,7 +20,7 @@ from pasys.money import parse
 from pasys.service import ledger, transaction, transaction_state
 from pasys.service.transaction import Draft
 from tests.import_files import HEADER, command, environment, write
-from tests.support import eventually
+from tests.support import eventually, owning
 
 ACCOUNTS = 50
 PATIENCE_S = 3_600.0  # of a machine that has a million rows to move, and other work
@@ -28,6 +28,7 @@ PATIENCE_S = 3_600.0  # of a machine that has a million rows to move, and other 
 BRAKE = """
 create table brake (rows int);
 insert into brake values (0);
+grant all on brake to public;
 create function brake() returns trigger language plpgsql as $$ begin
     if new.rows_done > (select rows from brake) then perform pg_advisory_xact_lock_shared(1); end if;
     return new;
@@ -84,7 +85,7 @@ class World:
         return ended.returncode, json.loads(ended.stdout)
 
     async def value(self, sql: str) -> Any:
-        async with self.db.unit() as unit:
+        async with owning(self.db) as unit:
             return await unit.value(sql)
 
     async def kill(
@@ -104,7 +105,7 @@ class World:
 
 async def kill_imports(world: World, path: Path, *, rows: int, kills: int, options: tuple[str, ...]) -> None:
     """Import a file and kill it on the way: soon after its start, and whenever so many rows more are done."""
-    async with world.db.unit() as unit:
+    async with owning(world.db) as unit:
         await unit.driver.execute(BRAKE.encode())
     for reached in [0, *sorted(world.draw.randrange(1, rows * 3 // 4) for _ in range(kills - 1))]:
 
@@ -117,7 +118,7 @@ async def kill_imports(world: World, path: Path, *, rows: int, kills: int, optio
                 await other.rows("update brake set rows = %(rows)s", rows=reached + rows // 10)
             running = world.start("tx", "import", str(path), *options)
             await world.kill(running, begun, late_s=rows / 50_000 if reached else 1.0)
-    async with world.db.unit() as unit:
+    async with owning(world.db) as unit:
         await unit.rows("drop trigger brake on import_batch")
     done = await world.value("select rows_done from import_batch")
     assert 0 < done < rows, "it was killed on the way"

@@ -18,6 +18,7 @@ from pasys.service.ledger_books import Writing
 from pasys.service.ledger_poster import Poster
 from tests.ledger_batches import Batches
 from tests.ledger_kit import T0, agree, direct, hold_together, let_rows_lag, people, world
+from tests.support import owning
 
 
 @pytest.fixture
@@ -140,7 +141,7 @@ async def test_an_account_that_is_gone_is_not_written(db: Database, alone: list[
         for _ in range(2):
             await poster.post(direct(*sides, 1))
     (written,) = alone
-    async with db.unit() as unit:  # as if it had not been written yet
+    async with owning(db) as unit:  # as if it had not been written yet
         await unit.rows("set local session_replication_role = replica")
         for table in ("transfer_key", "transfer"):
             await unit.rows(f"delete from {table} where seq = 4")

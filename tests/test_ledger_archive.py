@@ -27,6 +27,7 @@ from pasys.service import account, ledger, ledger_archive, ledger_archive_restor
 from tests.archive_kit import ROWS, archive, everything, grown, signer
 from tests.ledger_batches import Batches, one_by_one
 from tests.ledger_kit import T0, direct, hold_of, people
+from tests.support import owning
 
 
 async def test_an_archive_changes_no_answer_about_what_is_behind_it(db: Database, tmp_path: Path) -> None:
@@ -129,7 +130,7 @@ async def test_a_keeper_does_not_wait_with_the_asset_locked(db: Database) -> Non
     numbers = await grown(db, rounds=6)
     async with db.unit() as unit:
         await ledger.post(unit, [direct(numbers[0], numbers[2], 1) for _ in range(ROWS)])
-    async with db.unit() as busy:
+    async with owning(db) as busy:
         await busy.rows("lock table only transfer in share update exclusive mode")
         with pytest.raises(JournalBusy):
             async with db.unit() as unit:

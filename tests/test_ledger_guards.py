@@ -5,6 +5,7 @@ scripts/mutate_ledger.py takes each guard away, and expects a test to fail.
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 
 import pytest
@@ -15,11 +16,12 @@ from pasys.domain import ledger_chain
 from pasys.domain.ledger import Kind, Purpose, Transfer
 from pasys.domain.ledger_columns import Columns
 from pasys.domain.ledger_rules import judge
-from pasys.errors import DatabaseUnavailable
+from pasys.errors import DatabaseUnavailable, RightsMissing
 from pasys.service import account, ledger, ledger_books, ledger_memory, ledger_poster
 from pasys.service.ledger_books import Writing
 from pasys.service.ledger_poster import Poster
 from tests.ledger_kit import direct, people, unsealed
+from tests.support import owning
 
 # What cannot be written ----------------------------------------------------------------------------------------------
 
@@ -40,12 +42,20 @@ from tests.ledger_kit import direct, people, unsealed
     ],
 )
 async def test_the_journal_is_append_only(db: Database, statement: str) -> None:
-    """UPDATE, DELETE and TRUNCATE of the journal, its partitions and its ids are refused by the database."""
+    """UPDATE, DELETE and TRUNCATE of the journal, its partitions and its ids are refused: to those who work on it by
+    grant, also where somebody has switched the triggers off, and to its owner by trigger."""
     async with db.unit() as unit:
         await people(unit, "alice", funds=100)
     with pytest.raises(pg.RestrictViolation, match="append-only"):
+        async with owning(db) as unit:
+            await unit.rows(statement)
+    async with owning(db) as unit:
+        await unit.rows(f"alter table {re.findall('transfer[_a-z0-9]*', statement)[0]} disable trigger all")
+    with pytest.raises(RightsMissing, match="permission denied for table"):
         async with db.unit() as unit:
             await unit.rows(statement)
+    async with db.unit() as unit:
+        assert (await ledger.verify(unit)).ok
 
 
 @pytest.mark.parametrize(
@@ -90,10 +100,31 @@ async def test_the_database_stops_an_overdraft(db: Database) -> None:
                 await unit.rows(f"update account set {counter} where name = '{name}'")
 
 
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "set session_replication_role = replica",
+        "alter table transfer disable trigger all",
+        "drop trigger transfer_immutable on transfer",
+        "create or replace function refuse_change() returns trigger language plpgsql as 'begin return new; end'",
+        "select ledger_partition_drop('USD', 1, 1000000)",
+        "drop table transfer_usd_1",
+        "create table transfer_too ()",
+    ],
+)
+async def test_who_works_on_the_books_cannot_open_them(db: Database, statement: str) -> None:
+    """Triggers, rights, functions and tables are for the owner: what is refused stays refused."""
+    async with db.unit() as unit:
+        await people(unit, "alice", funds=100)
+    with pytest.raises(RightsMissing):
+        async with db.unit() as unit:
+            await unit.rows(statement)
+
+
 async def test_an_empty_journal_is_not_emptied(db: Database) -> None:
     """Not even TRUNCATE of a journal without a partition passes."""
     with pytest.raises(pg.RestrictViolation, match="append-only"):
-        async with db.unit() as unit:
+        async with owning(db) as unit:
             await unit.rows("truncate transfer")
 
 

@@ -27,6 +27,7 @@ from tests.ledger_kit import (
     until_waiting,
 )
 from tests.ledger_world import Stop
+from tests.support import owning
 
 UNLUCKY = """
 create function unlucky() returns trigger language plpgsql as $$ begin raise exception 'unlucky'; end $$;
@@ -230,7 +231,7 @@ async def test_a_write_that_fails_is_forgotten(db: Database) -> None:
     """The unit goes on and commits without the batch, which is undone; the poster knows, though as many rows came from
     somebody else."""
     alice, bob = await pair(db)
-    async with db.unit() as unit:
+    async with owning(db) as unit:
         await unit.driver.execute(UNLUCKY.encode())
     async with asyncio.timeout(WITHIN_S), Poster(db) as poster:
         await warm(db, poster, alice, bob)

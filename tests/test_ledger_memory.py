@@ -31,6 +31,7 @@ from tests.ledger_kit import (
     until_judged,
     until_waiting,
 )
+from tests.support import owning
 
 # Bad luck ------------------------------------------------------------------------------------------------------------
 
@@ -355,7 +356,7 @@ async def test_a_new_partition_is_seen_under_the_lock(
     judges by all rows. Many times on one connection, so that this has in its caches whatever it needs."""
     monkeypatch.setattr(ledger_memory, "LAG_FROM", 1)
     monkeypatch.setattr(ledger_poster, "IDLE_S", 60.0)
-    async with db.unit() as unit:
+    async with owning(db) as unit:
         kenji, yuki = await people(unit, "kenji", "yuki", asset="JPY", funds=1_000)
         name = await unit.value("select current_database()")
         await unit.rows(f"alter database {name} set pasys.partition_rows = '20'")

@@ -31,6 +31,7 @@ from tests.ledger_kit import (
     until_waiting,
     world,
 )
+from tests.support import owning
 
 
 def plain(transfer: Transfer) -> Transfer:
@@ -341,7 +342,7 @@ async def test_a_lost_connection_is_an_error_and_not_an_answer(db: Database) -> 
         alice, bob = await people(unit, "alice", "bob", funds=100)
     async with Poster(db) as poster:
         assert (await poster.post(direct(alice, bob, 1))).accepted
-        async with db.unit() as unit:
+        async with owning(db) as unit:
             await unit.rows(
                 "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'pasys poster'"
                 " and datname = current_database()"

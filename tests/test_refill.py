@@ -21,7 +21,7 @@ from pasys.worker import refill as module
 from pasys.worker.refill import Refill
 from tests.faults_kit import final_refund, parked, refunds_of
 from tests.faults_nats import OwnNats, own_nats
-from tests.support import balance_of, daemons, eventually, open_accounts, pay, until_status
+from tests.support import balance_of, daemons, eventually, open_accounts, owning, pay, until_status
 from tests.worker_kit import Effects, announce, dead, on_the_bus, opened, running, waiting
 
 OVERDUE_S = 0.5
@@ -36,8 +36,9 @@ async def bus(settings: Settings) -> AsyncIterator[Bus]:
 
 @pytest.fixture
 async def effects(db: Database) -> Effects:
-    async with db.unit() as unit:
+    async with owning(db) as unit:
         await unit.rows("create table effect (what text, who text, began timestamptz default clock_timestamp())")
+        await unit.rows("grant all on effect to public")
     return Effects(db)
 
 

@@ -21,7 +21,7 @@ from pasys.events import AccountOpened, decode
 from pasys.service import event as event_service
 from pasys.worker import relay
 from pasys.worker.lane import backoff_s
-from tests.support import eventually
+from tests.support import eventually, owning
 from tests.worker_kit import Effects, Wire, announce, announcement, on_the_bus, opened, running, waiting
 
 
@@ -34,8 +34,9 @@ async def bus(settings) -> AsyncIterator[Bus]:
 
 @pytest.fixture
 async def effects(db: Database) -> Effects:
-    async with db.unit() as unit:
+    async with owning(db) as unit:
         await unit.rows("create table effect (what text, who text, began timestamptz default clock_timestamp())")
+        await unit.rows("grant all on effect to public")
     return Effects(db)
 
 

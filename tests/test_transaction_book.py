@@ -18,7 +18,7 @@ from pasys.money import Money
 from pasys.service import account, ledger, transaction
 from pasys.service.transaction import Created, Draft, Turn
 from tests.ledger_kit import until_waiting
-from tests.support import eventually
+from tests.support import eventually, owning
 
 Spaces = Callable[[], AbstractContextManager[Settings]]
 ADA, ELSEWHERE = "acc_of_ada", "acc_of_ada_in_another_asset"  # for which the account's own id is put
@@ -232,7 +232,7 @@ async def test_equal_batches_that_meet_half_way_do_not_wait_for_each_other(db: D
             return await transaction.create_many(unit, asked, partial=True)
 
     async def both_wait() -> bool:
-        async with db.unit() as unit:
+        async with owning(db) as unit:
             return await unit.value(
                 "select count(*) = 2 from pg_stat_activity"
                 " where datname = current_database() and wait_event_type = 'Lock'"
@@ -345,7 +345,7 @@ async def test_two_assets_are_locked_before_a_partition_is_begun(
 ) -> None:
     """Who begins one locks all journals, and must not wait for an asset whose holder is about to begin one, too."""
     monkeypatch.setattr(transaction, "BOOK_FROM", book_from)
-    async with db.unit() as unit:
+    async with owning(db) as unit:
         name = await unit.value("select current_database()")
         await unit.rows(f"alter database {name} set pasys.partition_rows = '2'")
     await db.close()  # so that every connection has it

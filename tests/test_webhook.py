@@ -20,6 +20,7 @@ from pasys import events, ids
 from pasys.config import Settings
 from pasys.db import Database
 from tests.simulator_process import KEY, SECRET, Simulator, free_port
+from tests.support import owning
 
 DEADLINE_S = 10.0
 
@@ -131,11 +132,11 @@ async def test_many_at_once_are_each_stored(face: Face, db: Database):
 async def test_a_notice_without_its_event_is_not_stored(face: Face, db: Database):
     """Where the event cannot be written there is no notice either; sent again later, both are there."""
     body = event(event_id="evt_c")
-    async with db.unit() as unit:
+    async with owning(db) as unit:
         await unit.rows("alter table outbox rename to outbox_away")
     assert (await face.post(body, sign(body)))[0] == 503
     assert await stored(db) == []
-    async with db.unit() as unit:
+    async with owning(db) as unit:
         await unit.rows("alter table outbox_away rename to outbox")
     assert (await face.post(body, sign(body)))[0] == 200
     assert len(await stored(db)) == len(await announced(db)) == 1
@@ -212,7 +213,7 @@ async def test_a_lost_connection_is_replaced(face: Face, db: Database):
     """After PostgreSQL has cut every connection, webhooks are stored again within a few tries of the PSP."""
     body = event()
     assert (await face.post(body, sign(body)))[0] == 200
-    async with db.unit() as unit:
+    async with owning(db) as unit:
         await unit.rows(
             "select pg_terminate_backend(pid) from pg_stat_activity"
             " where datname = current_database() and pid <> pg_backend_pid()"

@@ -19,7 +19,7 @@ from pasys.db import Database, Unit
 from pasys.errors import AccountFrozen, DatabaseUnavailable, DeadLetterNotFound, Rejected
 from pasys.events import AccountChanged, AccountOpened, Announcement, decode
 from pasys.service import event as event_service
-from tests.support import eventually
+from tests.support import eventually, owning
 from tests.worker_kit import Effects, announced, dead, deliver, on_the_bus, opened, running, until_idle
 
 
@@ -32,8 +32,9 @@ async def bus(settings) -> AsyncIterator[Bus]:
 
 @pytest.fixture
 async def effects(db: Database) -> Effects:
-    async with db.unit() as unit:
+    async with owning(db) as unit:
         await unit.rows("create table effect (what text, who text, began timestamptz default clock_timestamp())")
+        await unit.rows("grant all on effect to public")
     return Effects(db)
 
 

@@ -89,6 +89,7 @@ from pasys.errors.machine_room import PromptNeedsTerminal as PromptNeedsTerminal
 from pasys.errors.machine_room import RequestUnderWay as RequestUnderWay
 from pasys.errors.machine_room import RestoreFailed as RestoreFailed
 from pasys.errors.machine_room import RestoreUnfinished as RestoreUnfinished
+from pasys.errors.machine_room import RightsMissing as RightsMissing
 from pasys.errors.machine_room import SchemaOutdated as SchemaOutdated
 from pasys.errors.machine_room import ServerMissing as ServerMissing
 from pasys.errors.machine_room import ServiceFailed as ServiceFailed

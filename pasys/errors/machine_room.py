@@ -137,6 +137,12 @@ class SchemaOutdated(Unavailable):
     fix = "`pasys migrate up` brings it up to date."
 
 
+class RightsMissing(Unavailable):
+    says = "PostgreSQL does not let this be done: {reason}"
+    fix = "DATABASE_URL has to name the login that owns pasys's tables, or one that may work as pasys_app: \
+the README says how."
+
+
 class WaitTimedOut(TimedOut):
     says = "{entity_id} was still {status} after {waited_s} s"
     fix = "It goes on by itself; look it up with `pasys trace {entity_id}`."

@@ -1,7 +1,8 @@
 """The schema, declared once. migrations/ holds its history, and a test proves that the two agree.
 
 Amounts are BIGINT minor units, so a fraction of one cannot be stored. Ids sort by time and compare bytewise (COLLATE
-"C"). Everything that must never be changed refuses UPDATE, DELETE and TRUNCATE by trigger (migrations/).
+"C"). Everything that must never be changed refuses UPDATE, DELETE and TRUNCATE by trigger, and by grant to pasys_app,
+as whom daemons and commands work (migrations/).
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 import msgspec
-from sqlalchemy import func, insert, select, text
+from sqlalchemy import func, insert, select
 from sqlalchemy.dialects import postgresql
 
 from pasys.db import Unit
@@ -117,7 +117,7 @@ async def relist_rules(
 
 async def _lock(unit: Unit) -> int:
     """Nobody else changes the rules until this unit ends; those who judge are not held up. The newest version."""
-    await unit.execute(text("lock table fraud_rules in share row exclusive mode"))
+    await unit.rows("select pg_advisory_xact_lock(hashtextextended('fraud_rules', 0))")
     return await ensure_rules(unit)
 
 

@@ -26,6 +26,7 @@ from pasys.domain.ledger_audit import Audit, Piece, State, beginning
 from pasys.domain.ledger_batch import Accounts
 from pasys.domain.ledger_checkpoint import Checkpoint
 from pasys.domain.ledger_columns import moment
+from pasys.driver import as_owner
 from pasys.errors import ArchiveBroken, BooksDoNotHold, HoldsOpen, InvalidInput, JournalBusy
 from pasys.money import asset_of
 from pasys.service import ledger_archive_file as files
@@ -238,7 +239,9 @@ async def drop(unit: Unit, written: Written) -> bool:
         return False
     if files.digest(written.archived.path) != written.archived.sha256:
         raise ArchiveBroken(file=str(written.archived.path), reason="it is not what was written a moment ago")
-    if await unit.value(SQL["busy"]):
+    async with as_owner(unit.driver):
+        busy = await unit.value(SQL["busy"])
+    if busy:
         raise JournalBusy(asset=asset)
     await record(unit, "archived", written.archived, moment(written.state.recorded_at), holds_of(written.state))
     await unit.rows(LEDGER["lock"], code=asset)
@@ -246,8 +249,9 @@ async def drop(unit: Unit, written: Written) -> bool:
     if row.archived_seq != part.first_seq - 1:
         raise JournalBusy(asset=asset)
     try:
-        # The point of no return: when this unit commits, the rows are in the file alone.
-        await unit.rows(SQL["drop"], asset=asset, first_seq=part.first_seq, last_seq=part.last_seq)
+        async with as_owner(unit.driver):
+            # The point of no return: when this unit commits, the rows are in the file alone.
+            await unit.rows(SQL["drop"], asset=asset, first_seq=part.first_seq, last_seq=part.last_seq)
     except LockNotAvailable:
         raise JournalBusy(asset=asset) from None
     return True

@@ -10,6 +10,7 @@ from psycopg.errors import LockNotAvailable
 
 from pasys.db import Unit, queries
 from pasys.domain.ledger_archive import Block
+from pasys.driver import as_owner
 from pasys.errors import ArchiveBroken, ArchiveOutOfOrder, JournalBusy
 from pasys.service import ledger_archive
 from pasys.service import ledger_archive_file as files
@@ -34,18 +35,14 @@ async def restore(unit: Unit, path: Path, *, progress: Progress | None = None) -
     if not (await unit.value(SQL["restorer"]) and await unit.value(SQL["archiver"], asset=header.asset)):
         raise JournalBusy(asset=header.asset)
     last = await _last(unit, archived)
-    await unit.rows(SQL["stage"], **range_)
-    with files.reading(path) as reading:
-        for block in reading.blocks():
-            await _fill(unit, header.asset, block)
-            if progress is not None:
-                progress(header.asset, int(block.rows["seq"][-1]), header.last_seq)
-        if reading.hash != bytes(last.hash_after):
-            raise ArchiveBroken(file=str(path), reason="it was changed while it was read")
+    async with as_owner(unit.driver):
+        await unit.rows(SQL["stage"], **range_)
+        await _fill(unit, archived, bytes(last.hash_after), progress)
     await ledger_archive.record(unit, "restored", archived, last.last_recorded_at, last.holds)
     await unit.rows(LEDGER["lock"], code=header.asset)
     try:
-        await unit.rows(SQL["attach"], **range_)
+        async with as_owner(unit.driver):
+            await unit.rows(SQL["attach"], **range_)
     except LockNotAvailable:
         raise JournalBusy(asset=header.asset) from None
     return await ledger_archive.latest(unit, header.asset, header.last_seq)
@@ -66,7 +63,18 @@ async def _last(unit: Unit, archived: Archived) -> Any:
     return last
 
 
-async def _fill(unit: Unit, asset: str, block: Block) -> None:
+async def _fill(unit: Unit, archived: Archived, hash_after: bytes, progress: Progress | None) -> None:
+    header = archived.header
+    with files.reading(archived.path) as reading:
+        for block in reading.blocks():
+            await _insert(unit, header.asset, block)
+            if progress is not None:
+                progress(header.asset, int(block.rows["seq"][-1]), header.last_seq)
+        if reading.hash != hash_after:
+            raise ArchiveBroken(file=str(archived.path), reason="it was changed while it was read")
+
+
+async def _insert(unit: Unit, asset: str, block: Block) -> None:
     rows = block.rows
     ids = ("id", "pending_id", "corrects")
     short = ("kind", "code", "result")

@@ -1,4 +1,5 @@
--- The journal's partitions. What makes one is ledger_partition_add (migrations/versions/0003_ledger_engine.sql).
+-- The journal's partitions. What makes one is ledger_partition_add (migrations/versions/0003_ledger_engine.sql), as the
+-- tables' owner, whoever calls it.
 
 -- :keeper
 -- One keeper at a time.

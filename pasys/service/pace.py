@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pasys.db import Unit, queries
+from pasys.driver import as_owner
 
 SQL = queries("transaction")
 
@@ -44,7 +45,8 @@ async def wal_bytes(unit: Unit) -> int:
 
 async def checkpoint(unit: Unit) -> None:
     """Write out what is in memory, so that a measurement does not pay for the one before it."""
-    await unit.rows(SERVER["checkpoint"])
+    async with as_owner(unit.driver):
+        await unit.rows(SERVER["checkpoint"])
 
 
 async def lag(unit: Unit) -> int:

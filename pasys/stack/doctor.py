@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pasys import config
 from pasys.config import Settings
-from pasys.errors import PasysError
+from pasys.errors import DatabaseUnavailable, PasysError
 from pasys.stack import client, disk, identity, locate, plan, ports
 from pasys.stack.home import SOCKET_NAME_MAX, SOCKET_PATH_MAX, Home, read_json
 from pasys.stack.postgres import ARCHIVED
@@ -46,7 +46,7 @@ def doctor(home: Path) -> list[Finding]:
     if not status.running:
         return [*findings, Finding("stack", True, "nothing is running; `pasys up -d` starts it")]
     findings += [_service(place, state) for state in status.services]
-    findings += [] if any(not finding.ok for finding in findings) else [_schema(place)]
+    findings += [] if any(not finding.ok for finding in findings) else _database(place)
     return findings if operator.database_url else [*findings, *_archive(place, operator)]
 
 
@@ -142,14 +142,33 @@ def _service(place: Home, state: client.ServiceState) -> Finding:
     return Finding(state.name, False, says, f"{fix}then `pasys restart {state.name}`.")
 
 
-def _schema(place: Home) -> Finding:
+def _database(place: Home) -> Iterator[Finding]:
     from pasys import migration
 
     try:
-        migration.check(config.load(place.root))
+        settings = config.load(place.root)
+        migration.check(settings)
+        yield Finding("schema", True, f"at revision {migration.HEAD}")
+        yield rights(settings)
     except PasysError as error:
-        return Finding("schema", False, str(error), error.advice)
-    return Finding("schema", True, f"at revision {migration.HEAD}")
+        yield Finding("schema", False, str(error), error.advice)
+
+
+def rights(settings: Settings) -> Finding:
+    """Whether those who work on the books have a right to change what is append-only. Raises DatabaseUnavailable."""
+    import psycopg
+
+    from pasys.driver import AS_APP
+
+    url = settings.require("database_url").replace("postgresql+psycopg://", "postgresql://", 1)
+    try:
+        with psycopg.connect(url, connect_timeout=5, autocommit=True) as connection:
+            limited = connection.execute(AS_APP.encode()).fetchone()
+    except psycopg.OperationalError as error:
+        raise DatabaseUnavailable(reason=" ".join(str(error).split())[:300]) from None
+    if limited is None:
+        return Finding("rights", True, "what is append-only is kept so by triggers alone; the README says how by grant")
+    return Finding("rights", True, "daemons and commands work as pasys_app, which has no right to change the books")
 
 
 def _archive(place: Home, operator: Settings) -> Iterator[Finding]:

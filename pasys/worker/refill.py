@@ -37,10 +37,7 @@ on conflict (daemon) do update set daemon = excluded.daemon
 returning event_id
 """
 # An event becomes visible after its id was made, so nobody looks past the oldest transaction that may still write one.
-_OLDEST_WRITER = """
-select min(xact_start) from pg_stat_activity
- where datname = current_database() and backend_xid is not null and pid <> pg_backend_pid()
-"""
+_OLDEST_WRITER = "select oldest_writer()"
 _LOOK = """
 with stretch as (
     select id, subject from event where id > %(after)s and id < %(until)s order by id limit %(limit)s),

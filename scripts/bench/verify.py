@@ -29,6 +29,7 @@ from pasys.db import Database, Unit
 from pasys.domain.ledger import Kind
 from pasys.domain.ledger_audit import Finding, State
 from pasys.domain.ledger_columns import Columns
+from pasys.driver import as_owner
 from pasys.service import ledger_checkpoint, ledger_partition, pace
 from pasys.service.ledger_poster import Poster
 from pasys.service.ledger_verify import Verification, verify
@@ -171,7 +172,7 @@ async def seen(rig: Rig, change: str, starts: Mapping[str, State]) -> bool:
     """Change one thing behind the ledger's back, verify, and take it back; True where it was found."""
     findings: list[Finding] = []
     try:
-        async with rig.db.unit() as unit:
+        async with rig.db.unit() as unit, as_owner(unit.driver):
             await unit.rows("set local session_replication_role = replica")  # no trigger fires
             await unit.rows(CHANGES[change], asset=ASSET, last=await last(unit), account=int(rig.accounts[0]))
             findings += (await verify(unit, starts=starts)).findings

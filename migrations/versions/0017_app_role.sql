@@ -1,0 +1,79 @@
+-- What is written once was kept from being changed by triggers alone, which the tables' owner may switch off, and a
+-- superuser passes by. Daemons and commands work as pasys_app now (pasys/driver.py): it owns nothing, adds to what is
+-- append-only, and has no right to change it, whatever became of the triggers. Where no role can be made, all stays as it
+-- was; a role pasys_app that the login is a member of, and `select grant_app()`, make up for it.
+
+-- Give pasys_app what it needs in this schema, and no more: what refuses a change by trigger does so by grant as well. A
+-- revision that makes tables, or functions that run as their owner, ends with it. False: there is no such role for us.
+create function grant_app() returns boolean language plpgsql as $$
+declare
+    one record;
+begin
+    begin
+        if to_regrole('pasys_app') is null then
+            create role pasys_app nologin;
+        end if;
+    exception
+        when duplicate_object or unique_violation then
+            null;  -- another database of this server is being migrated, too
+        when insufficient_privilege then
+            return false;
+    end;
+    if not pg_has_role(session_user, 'pasys_app', 'usage') then
+        begin
+            execute format('grant pasys_app to %I', session_user);
+        exception when insufficient_privilege then
+            if not pg_has_role(session_user, 'pasys_app', 'member') then
+                return false;
+            end if;
+        end;
+    end if;
+    execute format('grant usage on schema %I to pasys_app', current_schema());
+    for one in
+        select c.oid::regclass as name,
+               case when c.relkind = 'v' or c.relname = 'alembic_version' then 'select'
+                    when exists (select from pg_trigger t
+                                  where t.tgrelid = c.oid and t.tgfoid = 'refuse_change'::regproc)
+                    then 'select, insert'
+                    else 'select, insert, update, delete' end as rights
+          from pg_class c
+         where c.relnamespace = current_schema()::regnamespace and c.relkind in ('r', 'p', 'v') and not c.relispartition
+           and not exists (select from pg_depend d where d.objid = c.oid and d.deptype = 'e')
+    loop
+        execute format('revoke all on %s from pasys_app', one.name);
+        execute format('grant %s on %s to pasys_app', one.rights, one.name);
+    end loop;
+    for one in
+        select oid::regprocedure as name from pg_proc where pronamespace = current_schema()::regnamespace and prosecdef
+    loop
+        execute format('revoke all on function %s from public', one.name);
+        execute format('grant execute on function %s to pasys_app', one.name);
+    end loop;
+    return true;
+end $$;
+
+-- Since when somebody has been writing in this database, or null. PostgreSQL tells it of the same login's sessions alone.
+create function oldest_writer() returns timestamptz language sql as $$
+    select min(xact_start) from pg_stat_activity
+     where datname = current_database() and backend_xid is not null and pid <> pg_backend_pid()
+$$;
+
+-- What the journal's keeper does is the owner's business: a partition ahead, and the indexes of one that is closed. What
+-- takes rows out of the journal, or puts them back, is not among it: who archives has to be the owner.
+do $$
+declare
+    one regprocedure;
+begin
+    foreach one in array
+        array['ledger_partition_add(text)', 'ledger_partition_index(text)', 'oldest_writer()']::regprocedure[]
+    loop
+        execute format('alter function %s security definer set search_path = %I, pg_temp', one, current_schema());
+    end loop;
+end $$;
+
+do $$
+begin
+    if not grant_app() then
+        raise notice 'no role pasys_app could be made: what is append-only stays so by trigger alone';
+    end if;
+end $$;
