@@ -21,9 +21,16 @@ from pasys.cli.import_file import Answer, Options, Outcome, prepare, run
 from pasys.cli.import_source import Source
 from pasys.config import Settings
 from pasys.db import Database
+from pasys.domain.ledger import Purpose
+from pasys.domain.ledger_columns import Columns
 from pasys.errors import ImportRefused, InvalidInput, InvalidRows, Rejected
-from pasys.service import account, ledger
+from pasys.money import parse
+from pasys.service import account, ledger, transaction
+from pasys.service.ledger_poster import Poster
+from pasys.service.transaction import Draft
+from pasys.service.transaction_draft import claim
 from tests.import_files import chosen_of, silent, write
+from tests.ledger_kit import direct, let_rows_lag, people, until_waiting
 
 Spaces = Callable[[], AbstractContextManager[Settings]]
 TABLES = ["account", "asset", "event", "hold", "idempotency", "import_batch", "import_refusal", "outbox"]
@@ -302,10 +309,14 @@ def check(spaces: Spaces, folder: Path, *, examples: int, **how: Any) -> Counter
     return seen
 
 
-def test_a_dry_run_answers_as_the_real_run(spaces: Spaces, tmp_path: Path) -> None:
+@pytest.mark.parametrize("book_from", [transaction.BOOK_FROM, 1])
+def test_a_dry_run_answers_as_the_real_run(
+    spaces: Spaces, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, book_from: int
+) -> None:
     """Row by row with status, rule and sentence: funds that depend on order, frozen, closed, unknown and opened
     accounts, keys of earlier files with the same body or another, rows that are not valid, atomic or not, from the
-    beginning or from where an earlier run was cut short; however the import ends."""
+    beginning or from where an earlier run was cut short; however the import ends. By rows, and by columns."""
+    monkeypatch.setattr(transaction, "BOOK_FROM", book_from)
     seen = check(spaces, tmp_path, examples=8, derandomize=True)
     assert not (ANSWERS | RULES | WAYS) - seen.keys(), seen
 
@@ -316,3 +327,59 @@ def test_a_dry_run_answers_as_the_real_run_at_length(spaces: Spaces, tmp_path: P
     seen = check(spaces, tmp_path, examples=600)
     print(f"\n{dict(seen.most_common())}")
     assert not (ANSWERS | RULES | WAYS) - seen.keys(), seen
+
+
+@pytest.mark.parametrize("book_from", [transaction.BOOK_FROM, 1])
+async def test_nobody_waits_for_a_dry_run(
+    db: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, book_from: int
+) -> None:
+    """It has judged rows in two assets, and comes no further; others post there, pay from the same accounts, freeze one
+    and begin a partition meanwhile. It tells nobody of anything, and leaves nothing behind."""
+    monkeypatch.setattr(transaction, "BOOK_FROM", book_from)
+    await open_world(db)
+    await imported(db, write(tmp_path / "funds.csv", *FUNDS, "f4,deposit,,ada,1,EUR,,,"), chosen_of({}))
+    rows = ["d1,,ada,ben,30,USD,,,", "d2,deposit,,ada,1,EUR,,,", "d3,deposit,,ada,40,USD,,,", "d4,,ada,cy,110,USD,,,"]
+    path = write(tmp_path / "file.csv", *rows)
+    async with db.unit() as unit:
+        before = await unit.value("select count(*) from event")
+    async with asyncio.timeout(30):
+        with contextlib.suppress(_Stopped):
+            async with db.unit() as holder:
+                drafts = transaction.Drafts.of([Draft(amount=parse("1", "USD"), credit="ada", key="d3")])
+                await claim(holder, drafts, ["tx_of_somebody_else"])
+                trying = asyncio.create_task(imported(db, path, chosen_of({"dry_run": True, "batch_size": 2})))
+                await until_waiting(holder)
+                async with db.unit() as unit:
+                    await transaction.create(unit, Draft(amount=parse("60", "USD"), debit="ada", credit="ben"))
+                    await transaction.create(unit, Draft(amount=parse("5", "EUR"), credit="ada"))
+                    await account.freeze(unit, "cy", "USD")
+                async with db.unit() as unit:
+                    await ledger.lock(unit, ["EUR", "USD"])
+                    await unit.rows("select ledger_partition_add('USD')")
+                raise _Stopped
+        tried = await trying
+    assert isinstance(tried, Outcome) and [answer.answer for answer in tried.answers] == ["created"] * 3 + ["refused"]
+    assert tried.answers[3].rule == "account_frozen", "as the account is by now; what was met before is as it was then"
+    async with db.unit() as unit:
+        assert await unit.value("select count(*) from event") == before + 3, "what the others announced"
+        assert (await ledger.verify(unit)).ok
+
+
+async def test_a_dry_run_knows_what_account_rows_lag_behind(
+    db: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While somebody posts in bulk the rows of accounts do not show their funds yet; the journal does."""
+    let_rows_lag(monkeypatch)
+    async with db.unit() as unit:
+        source = await account.system(unit, "external:deposits", "USD")
+        ada, ben, cy = await people(unit, "ada", "ben", "cy")
+    path = write(tmp_path / "file.csv", "l1,,ada,ben,80,USD,,,", "l2,,ada,ben,11,USD,,,", "l3,,ben,cy,80,USD,,,")
+    async with Poster(db) as poster:
+        for number in (ada, ada, ben, cy, cy):
+            await poster.post_many(Columns.of([direct(source, number, 5_000, purpose=Purpose.DEPOSIT)]))
+        await poster.post_many(Columns.of([direct(ada, cy, 1_000), direct(ben, cy, 5_000)]))
+        async with db.unit() as unit:
+            assert await unit.value("select sum(projected_seq) < sum(last_seq) from asset")
+        tried = await imported(db, path, chosen_of({"dry_run": True, "batch_size": 1}))
+    assert isinstance(tried, Outcome)
+    assert [answer.answer for answer in tried.answers] == ["created", "refused", "created"]

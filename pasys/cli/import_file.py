@@ -21,8 +21,10 @@ from pasys.domain.transaction import BOOK
 from pasys.errors import ImportRefused, InvalidInput, InvalidRows
 from pasys.service import import_batch
 from pasys.service.import_batch import Refusal, Wanted
+from pasys.service.ledger import post_many
 from pasys.service.ledger_poster import Poster
-from pasys.service.transaction import MET_MAX, Created, Party, Turn
+from pasys.service.ledger_trial import Trial
+from pasys.service.transaction import MET_MAX, Created, Party, PostMany, Turn
 
 ACCOUNTS_A_UNIT = 2_000
 UNITS_AT_A_TIME = CONNECTIONS_MAX
@@ -191,11 +193,11 @@ class _Import:
                 )
 
     async def try_out(self, db: Database) -> None:
-        """The real run in one unit, which is rolled back."""
+        """The real run in one unit, which is rolled back. Others go on posting: it only asks what would be posted."""
         with contextlib.suppress(_UndoDryRun):
             async with db.unit() as unit:
                 batch = await self._begin(unit)
-                await self._whole(unit, batch)
+                await self._whole(unit, batch, post=Trial().post_many)
                 if batch.finished_at is None:
                     self.outcome.state = "dry run"
                 if batch.rows_done == 0:
@@ -215,7 +217,7 @@ class _Import:
             raise InvalidInput(field="atomic", reason=reason)
         return batch
 
-    async def _whole(self, unit: Unit, batch: import_batch.Batch) -> None:
+    async def _whole(self, unit: Unit, batch: import_batch.Batch, *, post: PostMany = post_many) -> None:
         """What is left of the file, in one unit; of a finished one, what was refused."""
         self.outcome.refusals = await import_batch.refusals(unit, batch.id)
         self.outcome.refused = len(self.outcome.refusals)
@@ -225,8 +227,8 @@ class _Import:
             self._meet(await import_batch.open_accounts(unit, wanted))
         done = batch.rows_done
         async for count, rows in self._chunks(done):
-            turn = Turn(met=self._met)
-            answers = await import_batch.advance(unit, batch.id, rows, done=done, count=count, turn=turn)
+            turn = Turn(met=self._met, kept=not self._options.dry_run)
+            answers = await import_batch.advance(unit, batch.id, rows, done=done, count=count, turn=turn, post=post)
             done += count
             self._count(answers, done)
             refused = import_batch.refusals_of(rows, answers)

@@ -305,7 +305,8 @@ def import_(
     """Turn the rows of a CSV file into transactions. The same file again goes on where it stopped, without duplicates.
 
     Columns: key, kind, from, to, amount, asset, rail, payment_method, effective_at; others become metadata. With
-    --atomic or --dry-run the whole file is one unit: whoever else posts in its assets waits until it is over.
+    --atomic the whole file is one unit: whoever else posts in its assets waits until it is over. --dry-run keeps nobody
+    waiting who posts, and answers by the books as they are meanwhile.
     """
     from pathlib import Path
 

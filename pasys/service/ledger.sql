@@ -24,6 +24,12 @@ select ledger_lock(%(code)s)
 -- :project
 select ledger_project(%(code)s)
 
+-- :accounts_now
+-- What a batch touches, behind the last transfer, for who judges it without a lock. One statement is one snapshot.
+select id, (asset <> %(asset)s)::int, flags, case status when 'active' then 0 when 'frozen' then 1 else 2 end, version,
+       debits_pending, debits_posted, credits_pending, credits_posted
+  from account_state(%(numbers)s::int8[]) order by id
+
 -- :earlier
 -- What the journal has under these ids; of rows that are archived, what they have left behind.
 select k.id, k.asset, k.seq, t.debit, t.credit, t.amount, t.kind, t.code, t.result, t.pending_id, t.corrects,

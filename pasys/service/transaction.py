@@ -114,7 +114,7 @@ async def create_many(
             raise plan.refusal
     await turn.post()
     if partial:
-        await _post_some(unit, plans, post)
+        await _post_some(unit, plans, post, kept=turn.kept)
     done = [plan for plan in plans if plan.alive]
     await _insert(unit, done)
     refusals = {at: plan.refusal for at, plan in enumerate(plans) if plan.refusal is not None}
@@ -122,7 +122,8 @@ async def create_many(
         await claims.give_back(unit, named, refusals)
     else:  # last, because it locks the asset for everybody until the commit; a refusal undoes the rows
         await ledger.post(unit, [transfer for _, transfer in _transfers(plans)])
-    unit.emit(*(_announcement(unit, plan) for plan in done))
+    if turn.kept:
+        unit.emit(*(_announcement(unit, plan) for plan in done))
     fresh = [Created(plan.id, plan.status) for plan in plans]
     return await answers(unit, fresh, replays=claims.replays, refusals=refusals)
 
@@ -167,12 +168,12 @@ def _transfers(plans: list[_Plan]) -> list[tuple[_Plan, Transfer]]:
     return [(plan, plan.transfer) for plan in plans if plan.alive and plan.transfer is not None]
 
 
-async def _post_some(unit: Unit, plans: list[_Plan], post: PostMany) -> None:
+async def _post_some(unit: Unit, plans: list[_Plan], post: PostMany, *, kept: bool) -> None:
     """Post what no rule refuses; the others are refused."""
     parts: dict[str, list[tuple[_Plan, Transfer]]] = {}
     for plan, transfer in _transfers(plans):
         parts.setdefault(transfer.asset, []).append((plan, transfer))
-    if len(parts) > 1:
+    if len(parts) > 1 and kept:
         await ledger.lock(unit, parts)
     for asset in sorted(parts):
         answers = await post(unit, Columns.of([transfer for _, transfer in parts[asset]]))

@@ -80,9 +80,12 @@ class _Book:
         transfers = {asset: self._transfers(asset, parts[asset]) for asset in sorted(parts)}
         for asset, columns in transfers.items():  # nobody sees them before the commit; those of refused ones go again
             await self._insert(columns, parts[asset])
-        await self._unit.write_outbox(relayed=False)
+            if turn.kept:
+                self._announce(columns, parts[asset])
+        if turn.kept:
+            await self._unit.write_outbox(relayed=False)
         await turn.post()  # each asset is locked from here on, for others who post
-        if len(transfers) > 1:
+        if len(transfers) > 1 and turn.kept:
             await ledger.lock(self._unit, transfers)
         accepted = [at for asset, columns in transfers.items() for at in await self._post(columns, parts[asset], post)]
         await self._record(accepted)
@@ -158,13 +161,11 @@ class _Book:
             final_at=unit.now,
             **_named(part.of(self._drafts.batch_id), part.of(self._drafts.metadata)),
         )
-        unit.emit_many(
-            Facts(
-                kind=TransactionSucceeded,
-                same={"asset": columns.asset, "rail": BOOK},
-                columns={"transaction_id": made, "kind": part.kind, "amount_minor": part.of(self._minor)},
-            )
-        )
+
+    def _announce(self, columns: Columns, part: _Part) -> None:
+        said = {"transaction_id": part.of(self._ids), "kind": part.kind, "amount_minor": part.of(self._minor)}
+        same = {"asset": columns.asset, "rail": BOOK}
+        self._unit.emit_many(Facts(kind=TransactionSucceeded, same=same, columns=said))
 
     async def _post(self, columns: Columns, part: _Part, post: PostMany) -> list[int]:
         """Post one asset's; the places of those that no rule refuses."""

@@ -113,13 +113,15 @@ class Turn:
 
     Each claims its keys, and the system's accounts that it opens, once the one before it has claimed its own; it posts
     once that one has committed. So nobody waits for a lock of a later one, which waits for him. The accounts that a
-    batch has `met` are not read by those to which its caller gives them.
+    batch has `met` are not read by those to which its caller gives them. Of what is not `kept`, because its unit is to
+    be rolled back, nobody is told, and no books are locked for it.
     """
 
     before: Turn | None = None
     met: dict[tuple[str | None, str], Party] = field(default_factory=dict)
     claimed: asyncio.Event = field(default_factory=asyncio.Event)
     committed: asyncio.Event = field(default_factory=asyncio.Event)
+    kept: bool = True
 
     async def claim(self) -> None:
         if self.before is not None:
