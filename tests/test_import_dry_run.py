@@ -16,6 +16,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
+import pasys.db
 from pasys import ids
 from pasys.cli.import_file import Answer, Options, Outcome, prepare, run
 from pasys.cli.import_source import Source
@@ -334,8 +335,10 @@ async def test_nobody_waits_for_a_dry_run(
     db: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, book_from: int
 ) -> None:
     """It has judged rows in two assets, and comes no further; others post there, pay from the same accounts, freeze one
-    and begin a partition meanwhile. It tells nobody of anything, and leaves nothing behind."""
+    and begin a partition meanwhile. It tells nobody of anything, so that no relay makes way for it, and leaves nothing
+    behind."""
     monkeypatch.setattr(transaction, "BOOK_FROM", book_from)
+    monkeypatch.setattr(pasys.db, "COPY_FROM", 1)
     await open_world(db)
     await imported(db, write(tmp_path / "funds.csv", *FUNDS, "f4,deposit,,ada,1,EUR,,,"), chosen_of({}))
     rows = ["d1,,ada,ben,30,USD,,,", "d2,deposit,,ada,1,EUR,,,", "d3,deposit,,ada,40,USD,,,", "d4,,ada,cy,110,USD,,,"]
@@ -349,6 +352,8 @@ async def test_nobody_waits_for_a_dry_run(
                 await claim(holder, drafts, ["tx_of_somebody_else"])
                 trying = asyncio.create_task(imported(db, path, chosen_of({"dry_run": True, "batch_size": 2})))
                 await until_waiting(holder)
+                async with db.unit() as unit:
+                    assert await unit.value("select pg_try_advisory_xact_lock(%(key)s)", key=pasys.db.BULK_LOCK)
                 async with db.unit() as unit:
                     await transaction.create(unit, Draft(amount=parse("60", "USD"), debit="ada", credit="ben"))
                     await transaction.create(unit, Draft(amount=parse("5", "EUR"), credit="ada"))
