@@ -19,9 +19,11 @@ LOOK_EVERY_S = 0.2
 # What libpq hands on of SQLSTATE 53300 is the sentence alone. In another language nobody waits.
 _FULL = ("too many clients", "too many connections", "connection slots are reserved")
 # Where there is that role for this login, and it has rights in this database (migrations/versions/0017_app_role.sql):
-# from then on the session works as pasys_app.
+# from then on the session works as pasys_app, and finds its tables where the login does, be that a schema of its name.
 AS_APP = """
-select set_config('role', rolname, false)
+select set_config('search_path', (select string_agg(quote_ident(schema), ', ')
+                                    from unnest(current_schemas(false)) schema), false),
+       set_config('role', rolname, false)
   from pg_roles
  where rolname = 'pasys_app' and has_table_privilege(oid, to_regclass('transfer'), 'insert')
    and pg_has_role(session_user, oid,

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psycopg
+from psycopg.errors import InsufficientPrivilege
 
 from pasys.config import Settings
-from pasys.errors import DatabaseUnavailable, SchemaOutdated
+from pasys.errors import DatabaseUnavailable, RightsMissing, SchemaOutdated
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -29,7 +30,7 @@ def _driver_url(settings: Settings) -> str:
 
 
 def current(settings: Settings) -> str | None:
-    """The database's revision, or None for an empty one. Raises DatabaseUnavailable."""
+    """The database's revision, or None for an empty one. Raises DatabaseUnavailable, RightsMissing."""
     try:
         with psycopg.connect(_driver_url(settings), connect_timeout=10, autocommit=True) as connection:
             found = connection.execute("select to_regclass('alembic_version')").fetchone()
@@ -39,6 +40,8 @@ def current(settings: Settings) -> str | None:
             return row[0] if row else None
     except psycopg.OperationalError as error:
         raise DatabaseUnavailable(reason=" ".join(str(error).split())[:300]) from None
+    except InsufficientPrivilege as error:
+        raise RightsMissing(reason=error.diag.message_primary) from None
 
 
 def check(settings: Settings) -> None:
@@ -49,17 +52,21 @@ def check(settings: Settings) -> None:
 
 
 def upgrade(settings: Settings) -> list[str]:
-    """Apply what is missing; the revisions that were applied."""
+    """Apply what is missing; the revisions that were applied. Raises DatabaseUnavailable, RightsMissing."""
     before = current(settings)
     if before == HEAD:
         return []
     from alembic import command
-    from sqlalchemy.exc import OperationalError
+    from sqlalchemy.exc import OperationalError, ProgrammingError
 
     try:
         command.upgrade(_alembic(settings), "head")
     except OperationalError as error:
         raise DatabaseUnavailable(reason=" ".join(str(error.orig).split())[:300]) from None
+    except ProgrammingError as error:
+        if not isinstance(error.orig, InsufficientPrivilege):
+            raise
+        raise RightsMissing(reason=error.orig.diag.message_primary) from None
     return [row.revision for row in status(settings) if before is None or row.revision > before]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -14,7 +15,7 @@ from pasys.bus import Bus
 from pasys.config import Settings
 from pasys.daemon import Daemon, Handler
 from pasys.db import Database, Unit
-from pasys.errors import DatabaseUnavailable
+from pasys.errors import DatabaseUnavailable, RightsMissing
 from pasys.events import AccountChanged, AccountOpened
 from pasys.service import fraud, ledger, refund
 from pasys.worker import refill as module
@@ -82,6 +83,31 @@ async def a_bus_to_lose(settings: Settings) -> AsyncIterator[tuple[OwnNats, Sett
     async with own_nats() as nats:
         await nats.start()
         yield nats, msgspec.structs.replace(settings, nats_url=nats.url, event_overdue_s=OVERDUE_S)
+
+
+async def test_who_cannot_see_since_when_others_write_looks_no_further(
+    db: Database, settings: Settings, bus: Bus
+) -> None:
+    """A login is told of its own sessions alone. What somebody else writes meanwhile would be passed by; where it may
+    read all of it, it goes up to there."""
+    name = f"apart_{settings.bus_prefix}"
+    async with owning(db) as unit:
+        await unit.rows(f"create role {name} login password 'apart' in role pasys_app")
+    url = re.sub("//[^@]*@", f"//{name}:apart@", settings.require("database_url"))
+    apart = Database(msgspec.structs.replace(settings, database_url=url))
+    refill = refill_of(apart, bus)
+    async with db.unit() as writing:
+        await writing.rows("select pg_current_xact_id()")
+        with pytest.raises(RightsMissing):
+            async with apart.unit() as unit:
+                await refill._until(unit)
+        async with owning(db) as unit:
+            await unit.rows(f"grant pg_read_all_stats to {name}")
+        async with apart.unit() as unit:
+            assert await refill._until(unit) < module._id_at(writing.now - module.SKEW / 2)
+    await apart.close()
+    async with owning(db) as unit:
+        await unit.rows(f"drop role {name}")
 
 
 # A bus that forgot ---------------------------------------------------------------------------------------------------

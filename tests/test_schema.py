@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
@@ -14,34 +12,18 @@ import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from psycopg import errors as pg_errors
 from psycopg import sql
 from sqlalchemy import create_engine
 
 from pasys import migration
 from pasys.config import Settings
-from pasys.errors import DatabaseUnavailable, RightsMissing, SchemaOutdated
+from pasys.errors import DatabaseUnavailable, SchemaOutdated
 from pasys.schema import metadata
-from pasys.stack import doctor
+from tests import schema_kit
+from tests.schema_kit import APPEND_ONLY, REVISIONS, RIGHTS, Make
 
-APPEND_ONLY = (
-    "transfer",
-    "transfer_key",
-    "checkpoint",
-    "archive",
-    "archive_account",
-    "archive_answer",
-    "archive_transfer",
-    "transaction_history",
-    "refund_history",
-    "fraud_decision",
-    "fraud_rules",
-)
-HOME = Settings(home="unused", database_url="postgresql://nowhere")
-REVISIONS = [
-    script.revision for script in reversed(list(ScriptDirectory.from_config(migration._alembic(HOME)).walk_revisions()))
-]
+empty, tenant = schema_kit.empty, schema_kit.tenant
 
 COLUMNS = """
 select c.relname, a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull, pg_get_expr(d.adbin, d.adrelid),
@@ -61,34 +43,6 @@ STORAGE = """
 select relname, reloptions from pg_class
  where relnamespace = 'public'::regnamespace and relkind = 'r' and relname <> 'alembic_version'
 """
-RIGHTS = """
-select c.relname, c.relkind::text, array(select privilege_type::text from aclexplode(c.relacl) a
-                                    where a.grantee = 'pasys_app'::regrole order by 1)
-  from pg_class c
- where c.relnamespace = 'public'::regnamespace and c.relkind in ('r', 'p', 'v', 'S') order by c.relname
-"""
-APP = "pasys_app"
-
-Make = Callable[[], Settings]
-
-
-@pytest.fixture
-def empty(servers: Settings, settings: Settings) -> Iterator[Make]:
-    """Makes empty databases."""
-    made: list[str] = []
-    own, admin = str(settings.bus_prefix), servers.require("database_url")
-
-    def make() -> Settings:
-        made.append(f"{own}_{len(made)}")
-        with psycopg.connect(admin, autocommit=True) as connection:
-            connection.execute(f"create database {made[-1]} template template0 strategy file_copy".encode())
-        url = settings.require("database_url").replace(f"/{own}", f"/{made[-1]}")
-        return msgspec.structs.replace(settings, database_url=url)
-
-    yield make
-    with psycopg.connect(admin, autocommit=True) as connection:
-        for name in made:
-            connection.execute(f"drop database {name} with (force)".encode())
 
 
 def engine_url(settings: Settings) -> str:
@@ -171,18 +125,6 @@ def test_a_migration_is_done_once(settings: Settings, empty: Make):
     assert shape(new) == shape(settings)
 
 
-@pytest.fixture
-def tenant(empty: Make) -> Iterator[tuple[Settings, Settings]]:
-    """An empty database, as its owner reaches it, and as somebody who may make tables in it and nothing else."""
-    whole = empty()
-    url = whole.require("database_url")
-    name = f"tenant_{url.partition('?')[0].rsplit('/', 1)[1]}"
-    with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute(f"create role {name}; grant create on schema public to {name}".encode())
-        yield whole, msgspec.structs.replace(whole, database_url=f"{url}&options=-crole%3D{name}")
-        connection.execute(f"reassign owned by {name} to current_user; drop owned by {name}; drop role {name}".encode())
-
-
 async def test_without_trigrams_everything_but_their_index_is_there(
     settings: Settings, tenant: tuple[Settings, Settings]
 ):
@@ -238,63 +180,6 @@ def test_what_is_written_once_stays(settings: Settings, table: str, words: str):
     statement = sql.SQL(words).format(*names[: words.count("{}")])  # type: ignore[arg-type]
     with psycopg.connect(settings.require("database_url")) as connection, pytest.raises(pg_errors.RestrictViolation):
         connection.execute(statement)
-
-
-def test_who_works_on_the_books_may_add_and_no_more(settings: Settings):
-    """To what is written once pasys_app may add, and the rest it may change; it owns nothing, and of the owner's it
-    runs what keeps the journal's partitions. A revision that makes a table and forgets the rights is found here."""
-    with psycopg.connect(settings.require("database_url")) as connection:
-        rows: list[Any] = connection.execute(RIGHTS.encode()).fetchall()
-        owns = """select count(*) from pg_shdepend s join pg_database d on d.oid = s.dbid
-                   where datname = current_database() and refobjid = 'pasys_app'::regrole and deptype = 'o'"""
-        assert connection.execute(owns).fetchone() == (0,)
-        asked = "select proname from pg_proc where pronamespace = 'public'::regnamespace and prosecdef order by 1"
-        assert connection.execute(asked).fetchall() == [
-            ("ledger_partition_add",), ("ledger_partition_index",), ("oldest_writer",)]  # fmt: skip
-        public = "select count(*) from pg_proc, aclexplode(proacl) a where prosecdef and a.grantee = 0"
-        assert connection.execute(public).fetchone() == (0,)
-        connection.execute("grant all on transfer, alembic_version to pasys_app")
-        assert connection.execute("select grant_app()").fetchone() == (True,)
-        assert connection.execute(RIGHTS.encode()).fetchall() == rows
-        connection.execute("insert into asset (code, kind, decimals) values ('USD', 'fiat', 2)")
-        connection.execute("set role pasys_app; create temp table asset (like public.asset)")  # in front of the other
-        assert connection.execute("select ledger_partition_add('USD')").fetchone() == ("transfer_usd_1000001",)
-    assert len(rows) > 30
-    for table, kind, rights in rows:
-        reads = kind == "v" or table == "alembic_version"
-        adds, changes = ["INSERT", "SELECT"], ["DELETE", "INSERT", "SELECT", "UPDATE"]
-        assert rights == (["SELECT"] if reads else adds if table in APPEND_ONLY else changes), table
-
-
-async def test_whose_login_has_no_such_role_has_books_all_the_same(tenant: tuple[Settings, Settings]):
-    """A login that may make no role, and is no member of the one there is: nobody else is given any right, and the
-    triggers refuse what they refuse. As a member it works as that role, once it is said so."""
-    from pasys.db import Database
-    from pasys.service import account
-
-    whole, confined = tenant
-    name = confined.require("database_url").rpartition("%3D")[2]
-    alone = re.sub("//[^@]*@", f"//{name}:alone@", whole.require("database_url"))
-    own = msgspec.structs.replace(whole, database_url=alone)
-    with psycopg.connect(whole.require("database_url"), autocommit=True) as superuser:
-        superuser.execute(f"alter role {name} login password 'alone'".encode())
-        assert migration.upgrade(own) == REVISIONS
-        rows: list[Any] = superuser.execute(RIGHTS.encode()).fetchall()
-        assert {table for table, _, rights in rows if rights} == set()
-        for member in (False, True):
-            if member:
-                superuser.execute(f"grant {APP} to {name}".encode())
-                with psycopg.connect(alone, autocommit=True) as connection:
-                    assert connection.execute("select grant_app()").fetchone() == (True,)
-            assert ("pasys_app" if member else "triggers alone") in doctor.rights(own).says
-            db = Database(own)
-            async with db.unit() as unit:
-                assert await unit.value("select current_user::text") == (APP if member else name)
-                await account.open(unit, name=f"alice.{member}", asset="USD")
-            with pytest.raises(RightsMissing if member else pg_errors.RestrictViolation):
-                async with db.unit() as unit:
-                    await unit.rows("delete from transfer")
-            await db.close()
 
 
 def test_amounts_are_bigint(settings: Settings):

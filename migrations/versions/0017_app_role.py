@@ -11,4 +11,4 @@ depends_on = None
 
 
 def upgrade() -> None:
-    run_file(__file__)
+    run_file(__file__, exchanges=True)

@@ -3,12 +3,17 @@
 -- append-only, and has no right to change it, whatever became of the triggers. Where no role can be made, all stays as it
 -- was; a role pasys_app that the login is a member of, and `select grant_app()`, make up for it.
 
--- Give pasys_app what it needs in this schema, and no more: what refuses a change by trigger does so by grant as well. A
--- revision that makes tables, or functions that run as their owner, ends with it. False: there is no such role for us.
+-- Give pasys_app what it needs of pasys's own tables, and no more: what refuses a change by trigger does so by grant as
+-- well. A revision that makes tables, or functions that run as their owner, ends with it. False: no such role is ours.
 create function grant_app() returns boolean language plpgsql as $$
 declare
+    house constant oid := (select relowner from pg_class where oid = 'transfer'::regclass);
+    doors constant regprocedure[] := array['ledger_partition_add(text)', 'ledger_partition_index(text)'];
     one record;
 begin
+    for one in select unnest(doors) as name loop
+        execute format('revoke all on function %s from public', one.name);
+    end loop;
     begin
         if to_regrole('pasys_app') is null then
             create role pasys_app nologin;
@@ -19,13 +24,19 @@ begin
         when insufficient_privilege then
             return false;
     end;
+    if pg_has_role('pasys_app', house, 'member') then
+        return false;  -- it may do whatever the owner may
+    end if;
     if not pg_has_role(session_user, 'pasys_app', 'usage') then
         begin
             execute format('grant pasys_app to %I', session_user);
-        exception when insufficient_privilege then
-            if not pg_has_role(session_user, 'pasys_app', 'member') then
-                return false;
-            end if;
+        exception
+            when unique_violation then
+                null;
+            when insufficient_privilege then
+                if not pg_has_role(session_user, 'pasys_app', 'member') then
+                    return false;
+                end if;
         end;
     end if;
     execute format('grant usage on schema %I to pasys_app', current_schema());
@@ -37,36 +48,33 @@ begin
                     then 'select, insert'
                     else 'select, insert, update, delete' end as rights
           from pg_class c
-         where c.relnamespace = current_schema()::regnamespace and c.relkind in ('r', 'p', 'v') and not c.relispartition
-           and not exists (select from pg_depend d where d.objid = c.oid and d.deptype = 'e')
+         where c.relnamespace = current_schema()::regnamespace and c.relowner = house
+           and c.relkind in ('r', 'p', 'v') and not c.relispartition
     loop
         execute format('revoke all on %s from pasys_app', one.name);
         execute format('grant %s on %s to pasys_app', one.rights, one.name);
     end loop;
-    for one in
-        select oid::regprocedure as name from pg_proc where pronamespace = current_schema()::regnamespace and prosecdef
-    loop
-        execute format('revoke all on function %s from public', one.name);
+    for one in select unnest(doors) as name loop
         execute format('grant execute on function %s to pasys_app', one.name);
     end loop;
     return true;
 end $$;
 
--- Since when somebody has been writing in this database, or null. PostgreSQL tells it of the same login's sessions alone.
-create function oldest_writer() returns timestamptz language sql as $$
-    select min(xact_start) from pg_stat_activity
-     where datname = current_database() and backend_xid is not null and pid <> pg_backend_pid()
-$$;
-
 -- What the journal's keeper does is the owner's business: a partition ahead, and the indexes of one that is closed. What
--- takes rows out of the journal, or puts them back, is not among it: who archives has to be the owner.
+-- takes rows out of the journal, or puts them back, is not among it: who archives has to be the owner. Whoever may make
+-- functions in this schema must not be able to put one in the place of a system's, so these are named in full.
+select pg_temp.exchange('ledger_partition_index(text)', 'if to_regclass(quote_ident(p_leaf)) is null then',
+                        'if not exists (select from pg_inherits where inhparent = ''transfer''::regclass
+                                         and inhrelid = to_regclass(quote_ident(p_leaf))) then');
 do $$
 declare
     one regprocedure;
 begin
-    foreach one in array
-        array['ledger_partition_add(text)', 'ledger_partition_index(text)', 'oldest_writer()']::regprocedure[]
-    loop
+    foreach one in array array['ledger_partition_add(text)', 'ledger_partition_index(text)',
+                               'ledger_statistics(regclass,int)']::regprocedure[] loop
+        perform pg_temp.exchange(one, 'format(', 'pg_catalog.format(');
+    end loop;
+    foreach one in array array['ledger_partition_add(text)', 'ledger_partition_index(text)']::regprocedure[] loop
         execute format('alter function %s security definer set search_path = %I, pg_temp', one, current_schema());
     end loop;
 end $$;
@@ -74,6 +82,6 @@ end $$;
 do $$
 begin
     if not grant_app() then
-        raise notice 'no role pasys_app could be made: what is append-only stays so by trigger alone';
+        raise notice 'there is no role pasys_app for this login: what is append-only stays so by trigger alone';
     end if;
 end $$;

@@ -137,7 +137,7 @@ class SchemaOutdated(Unavailable):
     fix = "`pasys migrate up` brings it up to date."
 
 
-class RightsMissing(Unavailable):
+class RightsMissing(Broken):
     says = "PostgreSQL does not let this be done: {reason}"
     fix = "DATABASE_URL has to name the login that owns pasys's tables, or one that may work as pasys_app: \
 the README says how."

@@ -148,10 +148,25 @@ def _database(place: Home) -> Iterator[Finding]:
     try:
         settings = config.load(place.root)
         migration.check(settings)
-        yield Finding("schema", True, f"at revision {migration.HEAD}")
-        yield rights(settings)
     except PasysError as error:
         yield Finding("schema", False, str(error), error.advice)
+        return
+    yield Finding("schema", True, f"at revision {migration.HEAD}")
+    try:
+        yield rights(settings)
+    except PasysError as error:
+        yield Finding("rights", False, str(error), error.advice)
+
+
+_MAY_CHANGE = """
+select count(*) from pg_class c
+ where exists (select from pg_trigger t where t.tgrelid = c.oid and t.tgfoid = 'refuse_change'::regproc)
+   and has_table_privilege('pasys_app', c.oid, 'update, delete, truncate')
+"""
+_OPEN_TO_ALL = """
+select count(*) from pg_proc p, aclexplode(coalesce(proacl, acldefault('f', proowner))) a
+ where prosecdef and grantee = 0 and proname like 'ledger\\_partition\\_%'
+"""
 
 
 def rights(settings: Settings) -> Finding:
@@ -160,14 +175,23 @@ def rights(settings: Settings) -> Finding:
 
     from pasys.driver import AS_APP
 
+    def count(connection: psycopg.Connection[tuple[int]], what: str) -> int:
+        row = connection.execute(what.encode()).fetchone()
+        return row[0] if row else 0
+
     url = settings.require("database_url").replace("postgresql+psycopg://", "postgresql://", 1)
+    fix = "Have the owner of pasys's tables run `select grant_app()`."
     try:
         with psycopg.connect(url, connect_timeout=5, autocommit=True) as connection:
-            limited = connection.execute(AS_APP.encode()).fetchone()
+            if count(connection, _OPEN_TO_ALL):
+                return Finding("rights", False, "anybody may begin partitions of the journal", fix)
+            if connection.execute(AS_APP.encode()).fetchone() is None:
+                says = "what is append-only is kept so by triggers alone; the README says how by grant"
+                return Finding("rights", True, says)
+            if count(connection, _MAY_CHANGE):
+                return Finding("rights", False, "pasys_app has a right to change what is append-only", fix)
     except psycopg.OperationalError as error:
         raise DatabaseUnavailable(reason=" ".join(str(error).split())[:300]) from None
-    if limited is None:
-        return Finding("rights", True, "what is append-only is kept so by triggers alone; the README says how by grant")
     return Finding("rights", True, "daemons and commands work as pasys_app, which has no right to change the books")
 
 

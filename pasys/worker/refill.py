@@ -19,7 +19,8 @@ from pasys import ids
 from pasys.bus import BUS_ERRORS, KEEP_S, Bus
 from pasys.daemon import Daemon
 from pasys.db import OUTBOX_CHANNEL, Database, Unit
-from pasys.errors import Unavailable
+from pasys.driver import as_owner
+from pasys.errors import RightsMissing, Unavailable
 from pasys.worker.log import log
 
 if TYPE_CHECKING:
@@ -37,7 +38,10 @@ on conflict (daemon) do update set daemon = excluded.daemon
 returning event_id
 """
 # An event becomes visible after its id was made, so nobody looks past the oldest transaction that may still write one.
-_OLDEST_WRITER = "select oldest_writer()"
+_WRITERS = """
+select min(xact_start) as since, count(*) filter (where xact_start is null) as hidden from pg_stat_activity
+ where datname = current_database() and backend_xid is not null and pid <> pg_backend_pid()
+"""
 _LOOK = """
 with stretch as (
     select id, subject from event where id > %(after)s and id < %(until)s order by id limit %(limit)s),
@@ -104,7 +108,7 @@ class Refill:
                 return
             try:
                 await self.tick()
-            except (Unavailable, *BUS_ERRORS) as error:
+            except (Unavailable, RightsMissing, *BUS_ERRORS) as error:
                 log.warning("%s looks for lost events again later: %s", self._name, error)
             except Exception:  # it outlives every kind of failure: the next tick is its retry
                 log.exception("%s: looking for lost events failed", self._name)
@@ -154,10 +158,15 @@ class Refill:
         return more
 
     async def _until(self, unit: Unit) -> str:
-        """The id before which nothing can appear any more, and nothing is young enough to be under way."""
-        writing_since = await unit.value(_OLDEST_WRITER)
+        """The id before which nothing can appear any more, and nothing is young enough to be under way. Raises
+        RightsMissing where somebody writes, and since when is not told."""
+        async with as_owner(unit.driver):  # PostgreSQL tells a login of the sessions of its own
+            writers = await unit.row(_WRITERS)
+        assert writers is not None, "an aggregate has one row"
+        if writers.hidden:
+            raise RightsMissing(reason="since when others write is not told; grant pg_read_all_stats to this login")
         old_enough = unit.now - self._after
-        return _id_at(old_enough if writing_since is None else min(old_enough, writing_since - SKEW))
+        return _id_at(old_enough if writers.since is None else min(old_enough, writers.since - SKEW))
 
     async def _bring(self, unit: Unit, handler: str, waits_since: datetime | None) -> list[str]:
         """Put a handler's lost events back into the outbox. What is as young as a message that waits may wait, too."""

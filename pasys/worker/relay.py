@@ -30,7 +30,7 @@ POLL_S = 1.0
 TIDY_S = 0.2
 GATHER_S = 0.01
 LISTENER_LOCK = 7_082_502
-BACKLOG_LOCK = 7_082_503
+BACKLOG_LOCK = 7_082_506
 MAKE_WAY = 9.0  # pauses, each as long as a batch of the backlog took, while somebody writes in bulk
 
 _SWEEP = """
