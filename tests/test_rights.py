@@ -34,7 +34,6 @@ def test_who_works_on_the_books_may_add_and_no_more(settings: Settings):
         assert connection.execute(asked).fetchall() == [
             ("ledger_partition_add",), ("ledger_partition_index",)]  # fmt: skip
         connection.execute("grant all on transfer, alembic_version to pasys_app")
-        connection.execute("grant all on function ledger_partition_add to public")
         connection.execute("create table of_somebody_else (); alter table of_somebody_else owner to pg_monitor")
         connection.execute("create procedure not_ours() security definer language sql as 'select 1'")
         assert connection.execute("select grant_app()").fetchone() == (True,)
