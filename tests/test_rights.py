@@ -126,3 +126,17 @@ async def test_whose_login_has_no_such_role_has_books_all_the_same(alone: tuple[
                 async with db.unit() as unit:
                     await unit.rows("delete from transfer")
             await db.close()
+
+
+def test_a_login_without_rights_is_told_so(alone: tuple[Settings, Settings, str]):
+    """By the migration, which asks first how far the schema is, and by who would change it."""
+    whole, own, name = alone
+    migration.upgrade(whole)
+    for ask in (migration.current, migration.check, migration.upgrade):
+        with pytest.raises(RightsMissing, match="alembic_version"):
+            ask(own)
+    with psycopg.connect(whole.require("database_url"), autocommit=True) as superuser:
+        superuser.execute(f"revoke create on schema public from {name}".encode())
+        superuser.execute("drop table alembic_version")
+    with pytest.raises(RightsMissing, match="schema public"):
+        migration.upgrade(own)
