@@ -31,6 +31,11 @@ select set_config('search_path', (select string_agg(quote_ident(schema), ', ')
 """
 
 
+def address(url: str) -> str:
+    """As the driver takes it, of one that may be for SQLAlchemy."""
+    return url.replace("postgresql+psycopg://", "postgresql://", 1)
+
+
 async def connect(conninfo: str = "", **parameters: Any) -> Driver:
     """A new connection, as psycopg.AsyncConnection.connect makes it; the address may be one for SQLAlchemy. Raises
     psycopg.OperationalError.
@@ -41,7 +46,7 @@ async def connect(conninfo: str = "", **parameters: Any) -> Driver:
     cancelled meanwhile leaves nothing behind: what was begun is ended and closed. The driver would forget it half open,
     and the server keep a place for it, in its database, until a minute has passed.
     """
-    conninfo = conninfo.replace("postgresql+psycopg://", "postgresql://", 1)
+    conninfo = address(conninfo)
     given_up = time.monotonic() + PLACE_WITHIN_S
     while True:
         try:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 from psycopg.errors import InsufficientPrivilege
 
 from pasys.config import Settings
+from pasys.driver import address
 from pasys.errors import DatabaseUnavailable, RightsMissing, SchemaOutdated
 
 if TYPE_CHECKING:
@@ -25,23 +28,27 @@ class Revision:
     applied: bool
 
 
-def _driver_url(settings: Settings) -> str:
-    return settings.require("database_url").replace("postgresql+psycopg://", "postgresql://", 1)
-
-
-def current(settings: Settings) -> str | None:
-    """The database's revision, or None for an empty one. Raises DatabaseUnavailable, RightsMissing."""
+@contextmanager
+def asking(settings: Settings) -> Iterator[psycopg.Connection[Any]]:
+    """A connection as the login itself, to ask how far the database is. Raises DatabaseUnavailable, RightsMissing."""
     try:
-        with psycopg.connect(_driver_url(settings), connect_timeout=10, autocommit=True) as connection:
-            found = connection.execute("select to_regclass('alembic_version')").fetchone()
-            if found is None or found[0] is None:
-                return None
-            row = connection.execute("select version_num from alembic_version").fetchone()
-            return row[0] if row else None
+        url = address(settings.require("database_url"))
+        with psycopg.connect(url, connect_timeout=10, autocommit=True) as connection:
+            yield connection
     except psycopg.OperationalError as error:
         raise DatabaseUnavailable(reason=" ".join(str(error).split())[:300]) from None
     except InsufficientPrivilege as error:
         raise RightsMissing(reason=error.diag.message_primary) from None
+
+
+def current(settings: Settings) -> str | None:
+    """The database's revision, or None for an empty one. Raises DatabaseUnavailable, RightsMissing."""
+    with asking(settings) as connection:
+        found = connection.execute("select to_regclass('alembic_version')").fetchone()
+        if found is None or found[0] is None:
+            return None
+        row = connection.execute("select version_num from alembic_version").fetchone()
+        return row[0] if row else None
 
 
 def check(settings: Settings) -> None:
@@ -98,6 +105,6 @@ def _alembic(settings: Settings) -> Config:
 
     config = Config()
     config.set_main_option("script_location", str(_folder()).replace("%", "%%"))
-    url = _driver_url(settings).replace("postgresql://", "postgresql+psycopg://", 1)
+    url = address(settings.require("database_url")).replace("postgresql://", "postgresql+psycopg://", 1)
     config.set_main_option("sqlalchemy.url", url.replace("%", "%%"))
     return config

@@ -4,7 +4,8 @@
 -- was; a role pasys_app that the login is a member of, and `select grant_app()`, make up for it.
 
 -- Give pasys_app what it needs of pasys's own tables, and no more: what refuses a change by trigger does so by grant as
--- well. A revision that makes tables, or functions that run as their owner, ends with it. False: no such role is ours.
+-- well. A revision that makes tables ends with it; one that makes a function which runs as its owner adds that to the
+-- doors, by name, because others may have such functions here. False: no such role is ours.
 create function grant_app() returns boolean language plpgsql as $$
 declare
     house constant oid := (select relowner from pg_class where oid = 'transfer'::regclass);

@@ -24,7 +24,7 @@ from pasys.service.import_batch import Refusal, Wanted
 from pasys.service.ledger import post_many
 from pasys.service.ledger_poster import Poster
 from pasys.service.ledger_trial import Trial
-from pasys.service.transaction import MET_MAX, Created, Party, PostMany, Turn
+from pasys.service.transaction import MET_MAX, Created, Party, Turn
 
 ACCOUNTS_A_UNIT = 2_000
 UNITS_AT_A_TIME = CONNECTIONS_MAX
@@ -197,7 +197,7 @@ class _Import:
         with contextlib.suppress(_UndoDryRun):
             async with db.unit() as unit:
                 batch = await self._begin(unit)
-                await self._whole(unit, batch, post=Trial().post_many)
+                await self._whole(unit, batch)
                 if batch.finished_at is None:
                     self.outcome.state = "dry run"
                 if batch.rows_done == 0:
@@ -217,7 +217,7 @@ class _Import:
             raise InvalidInput(field="atomic", reason=reason)
         return batch
 
-    async def _whole(self, unit: Unit, batch: import_batch.Batch, *, post: PostMany = post_many) -> None:
+    async def _whole(self, unit: Unit, batch: import_batch.Batch) -> None:
         """What is left of the file, in one unit; of a finished one, what was refused."""
         self.outcome.refusals = await import_batch.refusals(unit, batch.id)
         self.outcome.refused = len(self.outcome.refusals)
@@ -225,9 +225,10 @@ class _Import:
             return
         for wanted in self._accounts():
             self._meet(await import_batch.open_accounts(unit, wanted))
-        done = batch.rows_done
+        done, kept = batch.rows_done, not self._options.dry_run
+        post = post_many if kept else Trial().post_many
         async for count, rows in self._chunks(done):
-            turn = Turn(met=self._met, kept=not self._options.dry_run)
+            turn = Turn(met=self._met, kept=kept)
             answers = await import_batch.advance(unit, batch.id, rows, done=done, count=count, turn=turn, post=post)
             done += count
             self._count(answers, done)

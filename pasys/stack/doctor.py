@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pasys import config
 from pasys.config import Settings
-from pasys.errors import DatabaseUnavailable, PasysError
+from pasys.errors import PasysError
 from pasys.stack import client, disk, identity, locate, plan, ports
 from pasys.stack.home import SOCKET_NAME_MAX, SOCKET_PATH_MAX, Home, read_json
 from pasys.stack.postgres import ARCHIVED
@@ -159,39 +159,30 @@ def _database(place: Home) -> Iterator[Finding]:
 
 
 _MAY_CHANGE = """
-select count(*) from pg_class c
+select c.relname from pg_class c
  where exists (select from pg_trigger t where t.tgrelid = c.oid and t.tgfoid = 'refuse_change'::regproc)
    and has_table_privilege('pasys_app', c.oid, 'update, delete, truncate')
 """
 _OPEN_TO_ALL = """
-select count(*) from pg_proc p, aclexplode(coalesce(proacl, acldefault('f', proowner))) a
+select proname from pg_proc, aclexplode(coalesce(proacl, acldefault('f', proowner))) a
  where prosecdef and grantee = 0 and proname like 'ledger\\_partition\\_%'
 """
 
 
 def rights(settings: Settings) -> Finding:
     """Whether those who work on the books have a right to change what is append-only. Raises DatabaseUnavailable."""
-    import psycopg
-
+    from pasys import migration
     from pasys.driver import AS_APP
 
-    def count(connection: psycopg.Connection[tuple[int]], what: str) -> int:
-        row = connection.execute(what.encode()).fetchone()
-        return row[0] if row else 0
-
-    url = settings.require("database_url").replace("postgresql+psycopg://", "postgresql://", 1)
     fix = "Have the owner of pasys's tables run `select grant_app()`."
-    try:
-        with psycopg.connect(url, connect_timeout=5, autocommit=True) as connection:
-            if count(connection, _OPEN_TO_ALL):
-                return Finding("rights", False, "anybody may begin partitions of the journal", fix)
-            if connection.execute(AS_APP.encode()).fetchone() is None:
-                says = "what is append-only is kept so by triggers alone; the README says how by grant"
-                return Finding("rights", True, says)
-            if count(connection, _MAY_CHANGE):
-                return Finding("rights", False, "pasys_app has a right to change what is append-only", fix)
-    except psycopg.OperationalError as error:
-        raise DatabaseUnavailable(reason=" ".join(str(error).split())[:300]) from None
+    with migration.asking(settings) as connection:
+        if connection.execute(_OPEN_TO_ALL.encode()).fetchone():
+            return Finding("rights", False, "anybody may begin partitions of the journal", fix)
+        if not connection.execute(AS_APP.encode()).fetchone():
+            says = "what is append-only is kept so by triggers alone; the README says how by grant"
+            return Finding("rights", True, says)
+        if connection.execute(_MAY_CHANGE.encode()).fetchone():
+            return Finding("rights", False, "pasys_app has a right to change what is append-only", fix)
     return Finding("rights", True, "daemons and commands work as pasys_app, which has no right to change the books")
 
 

@@ -9,8 +9,9 @@ async def postgres(url: str) -> None:
     def ask() -> None:
         import psycopg
 
-        address = url.replace("postgresql+psycopg://", "postgresql://", 1)
-        with psycopg.connect(address, connect_timeout=5, autocommit=True) as connection:
+        from pasys.driver import address
+
+        with psycopg.connect(address(url), connect_timeout=5, autocommit=True) as connection:
             connection.execute("select 1")
 
     await asyncio.to_thread(ask)
